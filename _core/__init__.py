@@ -1,0 +1,1 @@
+"""The compiled core: the tape (`tape`), and kernels over arrays (`kernels`). Knows arrays, not cells."""

@@ -1,0 +1,352 @@
+# distutils: language = c++
+"""Kernels over arrays: the compiled elementwise, reduction, row and optimiser loops, and products by BLAS.
+
+This module owns the kernel tables, one an instruction set, and decides at import which of them runs: the best that the
+processor has, or the one named by the environment variable TINYRNN_ISA. Arrays are NumPy's; what a
+kernel needs of them (dtype, contiguity) is checked here, so that the loops need not.
+"""
+
+import os
+
+cimport numpy as cnp
+from cpython.pycapsule cimport PyCapsule_New
+from libc.math cimport pow as c_pow, sqrt as c_sqrt
+from libc.stdint cimport int64_t
+from libc.string cimport memset
+from libcpp.vector cimport vector
+from scipy.linalg.cython_blas cimport dgemm, sgemm
+
+import numpy as np
+
+cnp.import_array()
+
+cdef extern from "kernels.h":
+    int TR_N_POINTWISE
+    ctypedef struct PointwiseOp "tr_PointwiseOp":
+        const char *name
+        int arity
+    const PointwiseOp tr_pointwise_ops[]
+    ctypedef struct KernelsF32 "tr_Kernels_f32":
+        void (*map[1])(float *, const float *, const float *, const float *, Py_ssize_t) noexcept nogil
+        void (*sum)(float *, const float *, Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
+        void (*amax)(float *, const float *, Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
+        void (*take_rows)(float *, const float *, const int64_t *, Py_ssize_t, Py_ssize_t) noexcept nogil
+        void (*add_rows)(float *, const int64_t *, const float *, Py_ssize_t, Py_ssize_t) noexcept nogil
+        double (*sumsq)(const float *, Py_ssize_t) noexcept nogil
+        void (*sgd)(float *, const float *, float *, Py_ssize_t, double, double, double, int) noexcept nogil
+        void (*rmsprop)(float *, const float *, float *, float *, Py_ssize_t, double, double, double, double,
+                        double) noexcept nogil
+        void (*adam)(float *, const float *, float *, float *, Py_ssize_t, double, double, double, double, double, double,
+                     double) noexcept nogil
+    ctypedef struct KernelsF64 "tr_Kernels_f64":
+        void (*map[1])(double *, const double *, const double *, const double *, Py_ssize_t) noexcept nogil
+        void (*sum)(double *, const double *, Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
+        void (*amax)(double *, const double *, Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
+        void (*take_rows)(double *, const double *, const int64_t *, Py_ssize_t, Py_ssize_t) noexcept nogil
+        void (*add_rows)(double *, const int64_t *, const double *, Py_ssize_t, Py_ssize_t) noexcept nogil
+        double (*sumsq)(const double *, Py_ssize_t) noexcept nogil
+        void (*sgd)(double *, const double *, double *, Py_ssize_t, double, double, double, int) noexcept nogil
+        void (*rmsprop)(double *, const double *, double *, double *, Py_ssize_t, double, double, double, double,
+                        double) noexcept nogil
+        void (*adam)(double *, const double *, double *, double *, Py_ssize_t, double, double, double, double, double, double,
+                     double) noexcept nogil
+    ctypedef struct Kernels "tr_Kernels":
+        const char *isa
+        KernelsF32 f32
+        KernelsF64 f64
+
+cdef extern from *:
+    """
+    #include "kernels.h"
+    #if defined(__x86_64__) && defined(TR_HAVE_AVX2)
+    static const tr_Kernels *tr_find(int level) {
+        __builtin_cpu_init();
+        if (level == 2)
+            return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")
+                && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") ? tr_kernels_avx512() : nullptr;
+        if (level == 1)
+            return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? tr_kernels_avx2() : nullptr;
+        return tr_kernels_baseline();
+    }
+    #else
+    static const tr_Kernels *tr_find(int level) { return level == 0 ? tr_kernels_baseline() : nullptr; }
+    #endif
+    """
+    const Kernels *tr_find(int level)
+
+POINTWISE = {tr_pointwise_ops[i].name.decode(): (i, tr_pointwise_ops[i].arity) for i in range(TR_N_POINTWISE)}
+"""The elementwise ops that pointwise.h lists: name -> (code, arity)."""
+
+
+def isas():
+    """Names of the instruction sets that were built and that this processor runs, slowest first."""
+    return [tr_find(level).isa.decode() for level in range(3) if tr_find(level) != NULL]
+
+
+cdef const Kernels *_table(name) except NULL:
+    for level in range(3):
+        if tr_find(level) != NULL and tr_find(level).isa.decode() == name:
+            return tr_find(level)
+    raise ValueError(f"TINYRNN_ISA must be one of {', '.join(isas())} on this machine, got {name!r}")
+
+
+cdef const Kernels *kernels = _table(os.environ.get("TINYRNN_ISA") or list(reversed(isas()))[0])
+isa = kernels.isa.decode()
+"""The instruction set in use."""
+
+
+def active_table():
+    """The kernel table in use, for the other compiled module."""
+    return PyCapsule_New(<void *> kernels, "tinyrnn.kernels", NULL)
+
+
+cdef cnp.ndarray _contiguous(array, what):
+    if not isinstance(array, np.ndarray) or array.dtype.type not in (np.float32, np.float64):
+        raise TypeError(f"{what} must be a float32 or float64 array, got {getattr(array, 'dtype', type(array))}")
+    return np.ascontiguousarray(array)
+
+
+def pointwise(name, *arrays, isa=None):
+    """Apply one elementwise kernel to contiguous arrays of one shape and dtype; `isa` names a table, for tests."""
+    cdef const Kernels *table = kernels if isa is None else _table(isa)
+    cdef cnp.ndarray a, b, c, out
+    code, arity = POINTWISE[name]
+    if len(arrays) != arity:
+        raise TypeError(f"{name} takes {arity} arrays, got {len(arrays)}")
+    if len({(x.shape, x.dtype) for x in arrays}) != 1:
+        raise ValueError(f"{name} needs arrays of one shape and dtype")
+    kept = [_contiguous(x, "an operand") for x in arrays]
+    a = kept[0]
+    b, c = kept[min(1, arity - 1)], kept[arity - 1]
+    out = np.empty_like(a)
+    cdef int k = code
+    if a.dtype == np.float32:
+        table.f32.map[k](<float *> cnp.PyArray_DATA(out), <float *> cnp.PyArray_DATA(a),
+                         <float *> cnp.PyArray_DATA(b), <float *> cnp.PyArray_DATA(c), a.size)
+    else:
+        table.f64.map[k](<double *> cnp.PyArray_DATA(out), <double *> cnp.PyArray_DATA(a),
+                         <double *> cnp.PyArray_DATA(b), <double *> cnp.PyArray_DATA(c), a.size)
+    return out
+
+
+def reduce(kind, array, int first, int last):
+    """Sum ("sum") or maximum ("max") over the neighbouring axes first..last-1 of an array; they leave the shape."""
+    cdef cnp.ndarray source = _contiguous(array, "array")
+    cdef Py_ssize_t outer = 1, n = 1, inner = 1, i
+    shape = (<object> source).shape
+    for i in range(len(shape)):
+        if i < first:
+            outer *= shape[i]
+        elif i < last:
+            n *= shape[i]
+        else:
+            inner *= shape[i]
+    cdef cnp.ndarray out = np.empty(shape[:first] + shape[last:], source.dtype)
+    cdef bint add = kind == "sum", single = source.dtype == np.float32
+    cdef void *to = cnp.PyArray_DATA(out)
+    cdef const void *at = cnp.PyArray_DATA(source)
+    if not add and n == 0 and out.size:
+        raise ValueError("the maximum of no elements is undefined")
+    with nogil:
+        if single and add:
+            kernels.f32.sum(<float *> to, <const float *> at, outer, n, inner)
+        elif single:
+            kernels.f32.amax(<float *> to, <const float *> at, outer, n, inner)
+        elif add:
+            kernels.f64.sum(<double *> to, <const double *> at, outer, n, inner)
+        else:
+            kernels.f64.amax(<double *> to, <const double *> at, outer, n, inner)
+    return out
+
+
+def take_rows(table, index):
+    """table (N, ...) and int64 index of any shape, all in 0..N-1 -> the rows, index.shape + table.shape[1:]."""
+    cdef cnp.ndarray rows = _contiguous(table, "table")
+    cdef cnp.ndarray which = np.ascontiguousarray(index, np.int64)
+    cdef cnp.ndarray out = np.empty(np.shape(index) + np.shape(rows)[1:], rows.dtype)
+    cdef Py_ssize_t n = which.size, width = out.size // n if n else 0
+    cdef const int64_t *at = <const int64_t *> cnp.PyArray_DATA(which)
+    if rows.dtype == np.float32:
+        kernels.f32.take_rows(<float *> cnp.PyArray_DATA(out), <float *> cnp.PyArray_DATA(rows), at, n, width)
+    else:
+        kernels.f64.take_rows(<double *> cnp.PyArray_DATA(out), <double *> cnp.PyArray_DATA(rows), at, n, width)
+    return out
+
+
+def add_rows(cnp.ndarray table, index, source):
+    """table[index[i]] += source[i] in place, in the order of i, so that the sums are the same every time."""
+    cdef cnp.ndarray rows = _contiguous(source, "source")
+    cdef cnp.ndarray which = np.ascontiguousarray(index, np.int64)
+    cdef Py_ssize_t n = which.size, width = rows.size // n if n else 0
+    cdef const int64_t *at = <const int64_t *> cnp.PyArray_DATA(which)
+    if not table.flags.c_contiguous or table.dtype != rows.dtype:
+        raise ValueError("table must be contiguous and of the source's dtype")
+    if rows.dtype == np.float32:
+        kernels.f32.add_rows(<float *> cnp.PyArray_DATA(table), at, <float *> cnp.PyArray_DATA(rows), n, width)
+    else:
+        kernels.f64.add_rows(<double *> cnp.PyArray_DATA(table), at, <double *> cnp.PyArray_DATA(rows), n, width)
+
+
+def sumsq(array):
+    """The sum of squares of an array, in float64."""
+    cdef cnp.ndarray source = _contiguous(array, "array")
+    if source.dtype == np.float32:
+        return kernels.f32.sumsq(<float *> cnp.PyArray_DATA(source), source.size)
+    return kernels.f64.sumsq(<double *> cnp.PyArray_DATA(source), source.size)
+
+
+def matmul(a, b):
+    """The product of two 2-D arrays of one dtype (M, K) and (K, N), by BLAS; transposed views are not copied."""
+    cdef cnp.ndarray x = a, y = b, out
+    cdef int m = x.shape[0], k = x.shape[1], n = y.shape[1], ldx, ldy
+    cdef char tx, ty
+    cdef Py_ssize_t item = x.itemsize
+    cdef float one32 = 1, zero32 = 0
+    cdef double one64 = 1, zero64 = 0
+    cdef void *px
+    cdef void *py
+    cdef void *po
+    out = np.empty((m, n), x.dtype)
+    if m == 0 or n == 0 or k == 0:
+        memset(cnp.PyArray_DATA(out), 0, out.nbytes)
+        return out
+    x, tx, ldx = _blas_operand(x, item)
+    y, ty, ldy = _blas_operand(y, item)
+    px, py, po = cnp.PyArray_DATA(x), cnp.PyArray_DATA(y), cnp.PyArray_DATA(out)
+    # BLAS counts columns first, and sees our rows as columns: C' = B' A'.
+    if item == 4:
+        with nogil:
+            sgemm(&ty, &tx, &n, &m, &k, &one32, <float *> py, &ldy, <float *> px, &ldx, &zero32, <float *> po, &n)
+    else:
+        with nogil:
+            dgemm(&ty, &tx, &n, &m, &k, &one64, <double *> py, &ldy, <double *> px, &ldx, &zero64, <double *> po, &n)
+    return out
+
+
+cdef tuple _blas_operand(cnp.ndarray array, Py_ssize_t item):
+    """(array or a copy, transposition flag as BLAS sees it, leading dimension)."""
+    cdef Py_ssize_t rows = array.shape[0], columns = array.shape[1]
+    cdef Py_ssize_t down = array.strides[0], across = array.strides[1]
+    if (across == item or columns == 1) and (down >= columns * item or rows == 1) and down % item == 0:
+        return array, c'N', max(down // item, columns)
+    if (down == item or rows == 1) and (across >= rows * item or columns == 1) and across % item == 0:
+        return array, c'T', max(across // item, rows)
+    return np.ascontiguousarray(array), c'N', columns
+
+
+# -- optimisers: one call a step over all parameters of a dtype ----------------------------------------------------------
+
+cdef struct Stretch:
+    void *p             # a parameter
+    const void *g       # its gradient
+    Py_ssize_t at, n    # where its part of the flat state begins, and its elements
+    Py_ssize_t index    # its place in the list
+
+
+cdef int _stretches(list parameters, list gradients, tuple states, list keep, vector[Stretch] *out) except -1:
+    """Check everything that an update needs, so that it happens whole or not at all, and list what it runs over.
+
+    A gradient of None leaves its parameter and state as they are. `keep` holds what the stretches point into.
+    """
+    cdef cnp.ndarray p, g
+    cdef Stretch item
+    cdef Py_ssize_t at = 0
+    if not parameters or len(parameters) != len(gradients):
+        raise ValueError(f"an update needs a gradient or None for each parameter, got {len(gradients)} for "
+                         f"{len(parameters)}")
+    dtype = parameters[0].dtype
+    if dtype.type not in (np.float32, np.float64):
+        raise TypeError(f"parameters must be float32 or float64 arrays, got {dtype}")
+    for index, (array, gradient) in enumerate(zip(parameters, gradients)):
+        p = array
+        if array.dtype != dtype or not cnp.PyArray_IS_C_CONTIGUOUS(p) or not cnp.PyArray_ISWRITEABLE(p):
+            raise ValueError(f"parameter {index} must be a contiguous writable {dtype} array, got {array.dtype}")
+        if gradient is not None:
+            if gradient.shape != array.shape or gradient.dtype != dtype:
+                raise ValueError(f"the gradient of parameter {index} must be {array.shape} {dtype}, got "
+                                 f"{gradient.shape} {gradient.dtype}")
+            g = np.ascontiguousarray(gradient)
+            keep.append(g)
+            item.p, item.g = cnp.PyArray_DATA(p), cnp.PyArray_DATA(g)
+            item.at, item.n, item.index = at, cnp.PyArray_SIZE(p), index
+            out.push_back(item)
+        at += cnp.PyArray_SIZE(p)
+    for state in states:
+        if state is not None and (state.shape != (at,) or state.dtype != dtype or not state.flags.carray):
+            raise ValueError(f"state must be a contiguous writable {dtype} array of {at} elements, got {state.shape} "
+                             f"{state.dtype}")
+    return 0
+
+
+def sgd(list parameters, list gradients, momenta, double lr, double momentum, double weight_decay, bint nesterov):
+    """One step of SGD in place. parameters: arrays of one dtype; gradients: an array or None for each.
+
+    momenta: one flat array over all parameters, in order, or None for no momentum. See updates.h for the formulas.
+    """
+    cdef vector[Stretch] items
+    cdef Stretch s
+    cdef list keep = []
+    cdef bint single = parameters and parameters[0].dtype == np.float32
+    _stretches(parameters, gradients, (momenta,), keep, &items)
+    cdef void *m = NULL if momenta is None else cnp.PyArray_DATA(<cnp.ndarray> momenta)
+    with nogil:
+        for s in items:
+            if single:
+                kernels.f32.sgd(<float *> s.p, <const float *> s.g, <float *> m + s.at if m else NULL, s.n,
+                                lr, momentum, weight_decay, nesterov)
+            else:
+                kernels.f64.sgd(<double *> s.p, <const double *> s.g, <double *> m + s.at if m else NULL, s.n,
+                                lr, momentum, weight_decay, nesterov)
+
+
+def rmsprop(list parameters, list gradients, squares, momenta, double lr, double alpha, double eps, double momentum,
+            double weight_decay):
+    """One step of RMSprop in place; arguments as in `sgd`, with the flat running mean of squares."""
+    cdef vector[Stretch] items
+    cdef Stretch s
+    cdef list keep = []
+    cdef bint single = parameters and parameters[0].dtype == np.float32
+    _stretches(parameters, gradients, (squares, momenta), keep, &items)
+    cdef void *v = cnp.PyArray_DATA(<cnp.ndarray> squares)
+    cdef void *m = NULL if momenta is None else cnp.PyArray_DATA(<cnp.ndarray> momenta)
+    with nogil:
+        for s in items:
+            if single:
+                kernels.f32.rmsprop(<float *> s.p, <const float *> s.g, <float *> v + s.at,
+                                    <float *> m + s.at if m else NULL, s.n, lr, alpha, eps, momentum, weight_decay)
+            else:
+                kernels.f64.rmsprop(<double *> s.p, <const double *> s.g, <double *> v + s.at,
+                                    <double *> m + s.at if m else NULL, s.n, lr, alpha, eps, momentum, weight_decay)
+
+
+def adam(list parameters, list gradients, means, squares, steps, double lr, double beta1, double beta2, double eps,
+         double weight_decay, bint decoupled):
+    """One step of Adam, or with decoupled weight decay AdamW, in place; arguments as in `sgd`.
+
+    means, squares: the flat moments. steps: int64, how many steps each parameter has taken; those that take one now
+    are counted here.
+    """
+    cdef vector[Stretch] items
+    cdef Stretch s
+    cdef list keep = []
+    cdef bint single = parameters and parameters[0].dtype == np.float32
+    cdef double rate, scale
+    cdef double decay = 0 if decoupled else weight_decay, shrink = 1 - lr * weight_decay if decoupled else 1
+    if steps.shape != (len(parameters),) or steps.dtype != np.int64 or not steps.flags.carray:
+        raise ValueError(f"steps must be int64, one for each of {len(parameters)} parameters, got {steps.shape} "
+                         f"{steps.dtype}")
+    _stretches(parameters, gradients, (means, squares), keep, &items)
+    cdef void *m = cnp.PyArray_DATA(<cnp.ndarray> means)
+    cdef void *v = cnp.PyArray_DATA(<cnp.ndarray> squares)
+    cdef int64_t *taken = <int64_t *> cnp.PyArray_DATA(<cnp.ndarray> steps)
+    with nogil:
+        for s in items:
+            taken[s.index] += 1
+            rate = lr / (1 - c_pow(beta1, taken[s.index]))
+            scale = 1 / c_sqrt(1 - c_pow(beta2, taken[s.index]))
+            if single:
+                kernels.f32.adam(<float *> s.p, <const float *> s.g, <float *> m + s.at, <float *> v + s.at, s.n,
+                                 rate, beta1, beta2, scale, eps, decay, shrink)
+            else:
+                kernels.f64.adam(<double *> s.p, <const double *> s.g, <double *> m + s.at, <double *> v + s.at, s.n,
+                                 rate, beta1, beta2, scale, eps, decay, shrink)

@@ -1,0 +1,179 @@
+/* The loops over arrays: maps of the ops in pointwise.h, reductions, row gather and scatter.
+ *
+ * Everything lives in a namespace named after the instruction set, so that no function compiled
+ * for a newer machine can be chosen by the linker for an older one. */
+#ifndef TR_LOOPS_H
+#define TR_LOOPS_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "pointwise.h"
+
+namespace tr {
+namespace TR_ISA {
+
+/* ---- maps ----------------------------------------------------------------------------------- */
+
+/* `omp simd` says that iterations are independent, true also where out is one of the inputs. */
+template <class Op, int arity, class T>
+void map(T *out, const T *a, const T *b, const T *c, ptrdiff_t n) {
+    if constexpr (arity == 1) {
+#pragma omp simd
+        for (ptrdiff_t i = 0; i < n; i++) out[i] = Op::f(a[i]);
+    } else if constexpr (arity == 2) {
+#pragma omp simd
+        for (ptrdiff_t i = 0; i < n; i++) out[i] = Op::f(a[i], b[i]);
+    } else {
+#pragma omp simd
+        for (ptrdiff_t i = 0; i < n; i++) out[i] = Op::f(a[i], b[i], c[i]);
+    }
+}
+
+/* ---- vectors for the reductions ------------------------------------------------------------- */
+
+#if defined(__AVX512F__)
+#define TR_VECTOR_BYTES 64
+#elif defined(__AVX2__)
+#define TR_VECTOR_BYTES 32
+#else
+#define TR_VECTOR_BYTES 16
+#endif
+
+/* A row is reduced in 64 bytes of lanes on every instruction set (16 float32, 8 float64): element i
+ * always joins lane i mod lanes, so the order of additions is the same everywhere. */
+template <class T> struct Lanes {
+    typedef T Vector __attribute__((vector_size(TR_VECTOR_BYTES)));
+    static constexpr int count = 64 / sizeof(T), vectors = 64 / TR_VECTOR_BYTES;
+    static constexpr int width = TR_VECTOR_BYTES / sizeof(T);
+    Vector v[vectors];
+
+    TR_FN Lanes fill(T value) {
+        Lanes x;
+#pragma GCC unroll 4
+        for (int k = 0; k < vectors; k++) x.v[k] = value - (Vector){};
+        return x;
+    }
+    TR_FN Lanes load(const T *p) {
+        Lanes x;
+#pragma GCC unroll 4
+        for (int k = 0; k < vectors; k++) __builtin_memcpy(&x.v[k], p + k * width, TR_VECTOR_BYTES);
+        return x;
+    }
+};
+
+/* A reduction: how two partial results join, and what to start from. */
+struct Add {
+    template <class T> TR_FN T start() { return (T)0; }
+    template <class V> TR_FN V join(V a, V b) { return a + b; }
+};
+struct Max {
+    template <class T> TR_FN T start() { return (T)-__builtin_huge_val(); }
+    template <class V> TR_FN V join(V a, V b) { return (b > a) | (b != b) ? b : a; } /* NaN stays */
+};
+
+/* n elements through the lanes, then the lanes pairwise. */
+template <class R, class T> TR_FN T reduce_block(const T *in, ptrdiff_t n) {
+    typedef Lanes<T> L;
+    const T start = R::template start<T>();
+    L acc = L::fill(start);
+    ptrdiff_t i = 0;
+    for (; i + L::count <= n; i += L::count) {
+        L x = L::load(in + i);
+#pragma GCC unroll 4
+        for (int k = 0; k < L::vectors; k++) acc.v[k] = R::join(acc.v[k], x.v[k]);
+    }
+    T lane[L::count];
+    __builtin_memcpy(lane, acc.v, sizeof lane);
+    for (ptrdiff_t k = 0; i + k < n; k++) lane[k] = R::join(lane[k], in[i + k]);
+    for (int half = L::count / 2; half; half /= 2)
+        for (int k = 0; k < half; k++) lane[k] = R::join(lane[k], lane[k + half]);
+    return lane[0];
+}
+
+/* Partial sums of at most this many terms a lane or column are kept in T, their total in double:
+ * the error of a float32 sum does not grow with its length. */
+constexpr ptrdiff_t block_terms = 16;
+
+template <class R, class T> TR_FN T reduce_row(const T *in, ptrdiff_t n) {
+    constexpr ptrdiff_t block = block_terms * Lanes<T>::count;
+    double total = R::template start<double>();
+    for (ptrdiff_t i = 0; i < n; i += block) {
+        double part = reduce_block<R>(in + i, n - i < block ? n - i : block);
+        total = R::join(total, part);
+    }
+    return (T)total;
+}
+
+/* out[j] = reduction over k of in[k * stride + j], for a few columns j that stay in L1. */
+template <class R, class T>
+TR_FN void reduce_columns(T *out, const T *in, ptrdiff_t n, ptrdiff_t stride, ptrdiff_t width) {
+    constexpr ptrdiff_t columns = 256;
+    T part[columns];
+    double total[columns];
+    for (ptrdiff_t j0 = 0; j0 < width; j0 += columns) {
+        const ptrdiff_t m = width - j0 < columns ? width - j0 : columns;
+        for (ptrdiff_t j = 0; j < m; j++) total[j] = R::template start<double>();
+        for (ptrdiff_t k0 = 0; k0 < n; k0 += block_terms) {
+            const ptrdiff_t k1 = k0 + block_terms < n ? k0 + block_terms : n;
+            memcpy(part, in + k0 * stride + j0, m * sizeof(T));
+            for (ptrdiff_t k = k0 + 1; k < k1; k++) {
+                const T *row = in + k * stride + j0;
+#pragma omp simd
+                for (ptrdiff_t j = 0; j < m; j++) part[j] = R::join(part[j], row[j]);
+            }
+#pragma omp simd
+            for (ptrdiff_t j = 0; j < m; j++) total[j] = R::join(total[j], (double)part[j]);
+        }
+#pragma omp simd
+        for (ptrdiff_t j = 0; j < m; j++) out[j0 + j] = (T)total[j];
+    }
+}
+
+template <class R, class T>
+void reduce(T *out, const T *in, ptrdiff_t outer, ptrdiff_t n, ptrdiff_t inner) {
+    for (ptrdiff_t o = 0; o < outer; o++) {
+        if (inner == 1)
+            out[o] = reduce_row<R>(in + o * n, n);
+        else
+            reduce_columns<R>(out + o * inner, in + o * n * inner, n, inner, inner);
+    }
+}
+
+/* Squares are added in double: eight lanes, then pairwise, on every instruction set. */
+template <class T> double sumsq(const T *in, ptrdiff_t n) {
+    constexpr int lanes = 8;
+    double lane[lanes] = {0, 0, 0, 0, 0, 0, 0, 0};
+    ptrdiff_t i = 0;
+    for (; i + lanes <= n; i += lanes) {
+#pragma omp simd
+        for (int k = 0; k < lanes; k++) lane[k] += (double)in[i + k] * (double)in[i + k];
+    }
+    for (ptrdiff_t k = 0; i + k < n; k++) lane[k] += (double)in[i + k] * (double)in[i + k];
+    for (int half = lanes / 2; half; half /= 2)
+        for (int k = 0; k < half; k++) lane[k] += lane[k + half];
+    return lane[0];
+}
+
+/* ---- rows by index -------------------------------------------------------------------------- */
+
+template <class T>
+void take_rows(T *out, const T *table, const int64_t *idx, ptrdiff_t n, ptrdiff_t width) {
+    for (ptrdiff_t i = 0; i < n; i++) memcpy(out + i * width, table + idx[i] * width, width * sizeof(T));
+}
+
+/* In the order of idx, so repeated rows add up the same way every time. */
+template <class T>
+void add_rows(T *table, const int64_t *idx, const T *src, ptrdiff_t n, ptrdiff_t width) {
+    for (ptrdiff_t i = 0; i < n; i++) {
+        T *to = table + idx[i] * width;
+        const T *from = src + i * width;
+#pragma omp simd
+        for (ptrdiff_t j = 0; j < width; j++) to[j] += from[j];
+    }
+}
+
+}  // namespace TR_ISA
+}  // namespace tr
+#endif /* TR_LOOPS_H */

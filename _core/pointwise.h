@@ -1,0 +1,284 @@
+/* The scalar maths of every elementwise op, once.
+ *
+ * A C++17 compiler and NVRTC both read this file: the CPU loops, the tile interpreter, the CUDA
+ * text and Python's list of ops all come from it. A new op is one row of the list and one struct.
+ *
+ * Everything is branch-free (selects only), so a loop over any of these functions vectorises.
+ * The host is compiled with -ffp-contract=off and fused multiply-adds are written as mad(), so a
+ * value has the same bits in a vector body, in its remainder and alone, on one instruction set.
+ * Bounds (all instruction sets): float32 within 2 ulp or 1e-7 absolute, float64 within 4 ulp;
+ * infinities, NaN and denormals behave as in IEEE 754 (CUDA's -ftz=true flushes denormals).
+ */
+#ifndef TR_POINTWISE_H
+#define TR_POINTWISE_H
+
+/* X(name, arity); the code of an op is its place in this list. d_* are derivatives: g is the
+ * incoming gradient, y the op's output. */
+#define TR_POINTWISE(X)                                                                         \
+    X(neg, 1) X(abs, 1) X(sign, 1) X(square, 1) X(sqrt, 1) X(exp, 1) X(log, 1) X(sigmoid, 1)    \
+    X(tanh, 1) X(softplus, 1) X(relu, 1)                                                        \
+    X(add, 2) X(sub, 2) X(mul, 2) X(div, 2) X(pow, 2) X(maximum, 2) X(minimum, 2) X(greater, 2) \
+    X(wins, 2) X(d_sigmoid, 2) X(d_tanh, 2) X(d_relu, 2)                                        \
+    X(where, 3) X(fma, 3)
+
+#define TR_CODE(name, arity) TR_##name,
+enum tr_PointwiseCode { TR_POINTWISE(TR_CODE) TR_N_POINTWISE };
+#undef TR_CODE
+
+#ifdef __cplusplus
+
+#ifdef __CUDACC__ /* NVRTC defines it too */
+#define TR_DEVICE 1
+#define TR_FN static __device__ __forceinline__
+#define TR_ISA device
+#else
+#define TR_DEVICE 0
+#define TR_FN static inline __attribute__((always_inline))
+#ifndef TR_ISA
+#define TR_ISA host
+#endif
+#endif
+
+namespace tr {
+namespace TR_ISA {
+
+/* ---- words, fused multiply-add, bits -------------------------------------------------------- */
+
+/* a*b + c: rounded once where the instruction exists, else twice; never a slow library call. */
+#if TR_DEVICE
+TR_FN float mad(float a, float b, float c) { return fmaf(a, b, c); }
+TR_FN double mad(double a, double b, double c) { return fma(a, b, c); }
+#elif defined(__FMA__) || defined(__aarch64__)
+TR_FN float mad(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+TR_FN double mad(double a, double b, double c) { return __builtin_fma(a, b, c); }
+#else
+TR_FN float mad(float a, float b, float c) { return a * b + c; }
+TR_FN double mad(double a, double b, double c) { return a * b + c; }
+#endif
+
+#if TR_DEVICE
+TR_FN unsigned int to_bits(float a) { return __float_as_uint(a); }
+TR_FN unsigned long long to_bits(double a) { return (unsigned long long)__double_as_longlong(a); }
+TR_FN float from_bits(unsigned int a) { return __uint_as_float(a); }
+TR_FN double from_bits(unsigned long long a) { return __longlong_as_double((long long)a); }
+#else
+TR_FN unsigned int to_bits(float a) { unsigned int b; __builtin_memcpy(&b, &a, 4); return b; }
+TR_FN unsigned long long to_bits(double a) { unsigned long long b; __builtin_memcpy(&b, &a, 8); return b; }
+TR_FN float from_bits(unsigned int a) { float b; __builtin_memcpy(&b, &a, 4); return b; }
+TR_FN double from_bits(unsigned long long a) { double b; __builtin_memcpy(&b, &a, 8); return b; }
+#endif
+
+/* What the algorithms below need to know of a float type. */
+template <class T> struct real;
+template <> struct real<float> {
+    typedef unsigned int bits;
+    static constexpr int mantissa = 23, bias = 127;
+    static constexpr float round = 12582912.0f;           /* 1.5 * 2^23: adding it rounds to an integer */
+    static constexpr float denormal_scale = 33554432.0f;  /* 2^25 */
+    static constexpr float denormal_shift = 25.0f;
+    static constexpr float tiny = 1.17549435e-38f;        /* smallest normal number */
+    static constexpr float exp_low = -105.0f, exp_high = 89.0f;
+    static constexpr float tanh_high = 20.0f;             /* tanh(10) is 1 */
+    static constexpr float log2e = 1.44269502f;
+    /* ln 2 in two parts; the first has few enough bits that n * ln2_high is exact */
+    static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
+};
+template <> struct real<double> {
+    typedef unsigned long long bits;
+    static constexpr int mantissa = 52, bias = 1023;
+    static constexpr double round = 6755399441055744.0;
+    static constexpr double denormal_scale = 18014398509481984.0;  /* 2^54 */
+    static constexpr double denormal_shift = 54.0;
+    static constexpr double tiny = 2.2250738585072014e-308;
+    static constexpr double exp_low = -746.0, exp_high = 710.0;
+    static constexpr double tanh_high = 40.0;
+    static constexpr double log2e = 1.4426950408889634;
+    static constexpr double ln2_high = 6.93147180369123816490e-01, ln2_low = 1.90821492927058770002e-10;
+};
+
+/* c0 + c1 x + c2 x^2 + ... */
+template <class T> TR_FN T poly(T, T c) { return c; }
+template <class T, class... C> TR_FN T poly(T x, T c0, T c1, C... c) { return mad(x, poly(x, c1, c...), c0); }
+
+/* |a|, and the magnitude of a with the sign of s, without a library */
+template <class T> TR_FN T magnitude(T a) {
+    typedef typename real<T>::bits B;
+    return from_bits((B)(to_bits(a) & (~(B)0 >> 1)));
+}
+template <class T> TR_FN T with_sign(T a, T s) {
+    typedef typename real<T>::bits B;
+    return from_bits((B)(to_bits(a) | (to_bits(s) & ~(~(B)0 >> 1))));  /* a is not negative */
+}
+
+template <class T> TR_FN T infinite() {
+    typedef typename real<T>::bits B;
+    return from_bits((B)((B)(2 * real<T>::bias + 1) << real<T>::mantissa));
+}
+
+/* ---- exponential family --------------------------------------------------------------------- */
+
+/* (e^r - 1 - r) / r^2 for |r| <= ln2/2. Minimax in the relative error of e^r - 1, by iteratively
+ * reweighted least squares (Lawson) in 40 digits at 120 Chebyshev points; each coefficient was rounded,
+ * lowest first, and the rest fitted again. Degree 4: 1.4e-8; degree 9: 2.4e-17. */
+TR_FN float exp_poly(float r) {
+    return poly(r, 0.5f, 0.16666548f, 0.0416668244f, 0.00836611167f, 0.00139009708f);
+}
+TR_FN double exp_poly(double r) {
+    return poly(r, 0.5, 0.16666666666666602, 0.04166666666662, 0.0083333333333883066,
+                0.0013888888920497379, 0.00019841269709597849, 2.480151636579911e-05,
+                2.7557424778445952e-06, 2.7622218922598804e-07, 2.5046015246522771e-08);
+}
+
+/* a = n ln2 + r with |r| <= ln2/2. `u` carries n + 2 bias in its low bits, and
+ * e^a = 2^n (1 + p): no conversion to integers, which 64-bit lanes lack before AVX-512. */
+template <class T> struct ExpParts { T n, p; typename real<T>::bits u; };
+
+template <class T> TR_FN ExpParts<T> exp_parts(T a) {
+    typedef real<T> R;
+    constexpr T magic = R::round + (T)(2 * R::bias);
+    ExpParts<T> e;
+    T t = mad(a, R::log2e, magic);
+    e.u = to_bits(t);
+    e.n = t - magic;
+    T r = mad(e.n, -R::ln2_low, mad(e.n, -R::ln2_high, a));
+    e.p = mad(r * r, exp_poly(r), r);
+    return e;
+}
+
+/* Scales by 2^n in two steps, so a denormal result is rounded once and 2^128 * 0.9 stays finite. */
+template <class T> TR_FN T exp_of(T a) {
+    typedef real<T> R;
+    typedef typename R::bits B;
+    a = R::exp_low > a ? R::exp_low : a;    /* in this order NaN stays NaN */
+    a = R::exp_high < a ? R::exp_high : a;
+    ExpParts<T> e = exp_parts(a);
+    B half = e.u >> 1;
+    T y = ((T)1 + e.p) * from_bits((B)(half << R::mantissa));
+    return y * from_bits((B)((e.u - half) << R::mantissa));
+}
+
+/* e^a - 1 for -40 <= a <= 0: 2^n p + (2^n - 1), relatively accurate near zero. */
+template <class T> TR_FN T expm1_of(T a) {
+    typedef real<T> R;
+    typedef typename R::bits B;
+    ExpParts<T> e = exp_parts(a);
+    T scale = from_bits((B)((e.u - (B)R::bias) << R::mantissa));
+    return mad(scale, e.p, scale - (T)1);
+}
+
+/* ---- logarithms ----------------------------------------------------------------------------- */
+
+/* (2 atanh(s) - 2 s) / s^3 as a polynomial in z = s^2, 0 <= s <= 1/5. Fitted like exp_poly, in the
+ * relative error of 2 atanh(s). Degree 2: 2.9e-9; degree 6: 1.5e-17. */
+TR_FN float log_poly(float z) { return poly(z, 0.666669488f, 0.399576575f, 0.303644359f); }
+TR_FN double log_poly(double z) {
+    return poly(z, 0.66666666666672836, 0.39999999996096025, 0.28571429406719617, 0.22222137587323179,
+                0.18186392975996429, 0.1524945760793732, 0.15373834684437906);
+}
+
+/* k ln2 + log(1 + f), -1/4 <= f < 1/2, f exact. With s = f / (2 + f):
+ * log(1 + f) = 2 atanh(s) = f - f^2/2 + s (f^2/2 + R(s^2)). */
+template <class T> TR_FN T log_parts(T k, T f) {
+    typedef real<T> R;
+    T s = f / ((T)2 + f);
+    T z = s * s;
+    T half_square = (T)0.5 * f * f;
+    T rest = mad(s, mad(z, log_poly(z), half_square), k * R::ln2_low);
+    return mad(k, R::ln2_high, f - (half_square - rest));
+}
+
+/* a = 2^k m, 3/4 <= m < 3/2. */
+template <class T> TR_FN T log_of(T a) {
+    typedef real<T> R;
+    typedef typename R::bits B;
+    constexpr B one = (B)R::bias << R::mantissa;
+    constexpr B three_quarters = one - ((B)1 << (R::mantissa - 1));
+    constexpr T two_mantissa = (T)((B)1 << R::mantissa);
+    bool denormal = a < R::tiny;
+    T normal = denormal ? a * R::denormal_scale : a;
+    B t = to_bits(normal) + (one - three_quarters);
+    T m = from_bits((B)((t & (((B)1 << R::mantissa) - 1)) + three_quarters));
+    T k = from_bits((B)((t >> R::mantissa) | to_bits(two_mantissa))) - (two_mantissa + (T)R::bias);
+    k = k - (denormal ? R::denormal_shift : (T)0);
+    T y = log_parts(k, m - (T)1);
+    const T infinity = infinite<T>();
+    y = a < infinity ? y : a;                        /* +inf, NaN */
+    y = a > (T)0 ? y : (a == (T)0 ? -infinity : infinity - infinity);
+    return y;
+}
+
+/* log(1 + e) for 0 <= e <= 1; f is exact on both sides of 1/2. */
+template <class T> TR_FN T log1p_of(T e) {
+    bool low = e < (T)0.5;
+    return log_parts(low ? (T)0 : (T)1, low ? e : (T)0.5 * (e - (T)1));
+}
+
+#if TR_DEVICE
+TR_FN float sqrt_of(float a) { return sqrtf(a); }
+TR_FN double sqrt_of(double a) { return sqrt(a); }
+TR_FN float pow_of(float a, float b) { return powf(a, b); }
+TR_FN double pow_of(double a, double b) { return pow(a, b); }
+#else
+TR_FN float sqrt_of(float a) { return __builtin_sqrtf(a); }
+TR_FN double sqrt_of(double a) { return __builtin_sqrt(a); }
+TR_FN float pow_of(float a, float b) { return __builtin_powf(a, b); }
+TR_FN double pow_of(double a, double b) { return __builtin_pow(a, b); }
+#endif
+
+/* ---- the ops: tr::<isa>::op::<name>::f(...) ------------------------------------------------- */
+
+namespace op {
+
+#define TR_UNARY(name, body) struct name { template <class T> TR_FN T f(T a) body };
+#define TR_BINARY(name, a, b, body) struct name { template <class T> TR_FN T f(T a, T b) body };
+#define TR_TERNARY(name, a, b, c, body) struct name { template <class T> TR_FN T f(T a, T b, T c) body };
+
+TR_UNARY(neg, { return -a; })
+TR_UNARY(abs, { return magnitude(a); })
+TR_UNARY(sign, { return a > (T)0 ? (T)1 : a < (T)0 ? (T)-1 : a == (T)0 ? (T)0 : a; })
+TR_UNARY(square, { return a * a; })
+TR_UNARY(sqrt, { return sqrt_of(a); })
+TR_UNARY(exp, { return exp_of(a); })
+TR_UNARY(log, { return log_of(a); })
+/* e^-|a| cannot overflow; both signs share one division */
+TR_UNARY(sigmoid, {
+    T e = exp_of(-magnitude(a));
+    return (a < (T)0 ? e : (T)1) / ((T)1 + e);
+})
+/* tanh|a| = -m / (2 + m), m = e^(-2|a|) - 1: relatively accurate near zero */
+TR_UNARY(tanh, {
+    T x = (T)2 * magnitude(a);
+    x = real<T>::tanh_high < x ? real<T>::tanh_high : x;
+    T m = expm1_of(-x);
+    return with_sign(-m / ((T)2 + m), a);
+})
+TR_UNARY(softplus, { return (a > (T)0 ? a : (T)0) + log1p_of(exp_of(-magnitude(a))); })
+TR_UNARY(relu, { return a <= (T)0 ? (T)0 : a; }) /* NaN stays NaN */
+
+TR_BINARY(add, a, b, { return a + b; })
+TR_BINARY(sub, a, b, { return a - b; })
+TR_BINARY(mul, a, b, { return a * b; })
+TR_BINARY(div, a, b, { return a / b; })
+TR_BINARY(pow, a, b, { return pow_of(a, b); })
+/* a NaN on either side wins */
+TR_BINARY(maximum, a, b, { return (a > b) | (a != a) ? a : b; })
+TR_BINARY(minimum, a, b, { return (a < b) | (a != a) ? a : b; })
+TR_BINARY(greater, a, b, { return a > b ? (T)1 : (T)0; })
+/* the share of the gradient that maximum(a, b) passes to a */
+TR_BINARY(wins, a, b, { return a > b ? (T)1 : a == b ? (T)0.5 : a < b ? (T)0 : a + b; })
+TR_BINARY(d_sigmoid, g, y, { return g * (y * ((T)1 - y)); })
+TR_BINARY(d_tanh, g, y, { return g * mad(-y, y, (T)1); })
+TR_BINARY(d_relu, g, y, { return y > (T)0 ? g : (T)0; })
+
+TR_TERNARY(where, c, a, b, { return c != (T)0 ? a : b; })
+TR_TERNARY(fma, a, b, c, { return mad(a, b, c); })
+
+#undef TR_UNARY
+#undef TR_BINARY
+#undef TR_TERNARY
+
+}  // namespace op
+}  // namespace TR_ISA
+}  // namespace tr
+#endif /* __cplusplus */
+#endif /* TR_POINTWISE_H */

@@ -1,0 +1,1099 @@
+# distutils: language = c++
+"""Tensor and Tape: values, the record of how they were made, and the walk back over that record.
+
+A `Tensor` is an array beside the record of the op that made it: the `Op`, its input tensors and its static
+attributes. There is no other graph: a `Tape` is the list of the tensors that lead to some outputs, in the order in
+which they were made, and the reverse sweep walks that list backwards, asking each op's vjp rule for the gradients of
+its inputs. vjp rules are written with ops, so the sweep can itself be recorded: that is all there is to second
+derivatives, and to recording the reverse of a step before any value exists.
+
+An array may be an `Abstract`: a shape and a dtype without values. Ops on abstract arrays follow their shape rules and
+record themselves as always; this is how a cell's step becomes a program.
+
+This module knows nothing of particular ops but the elementwise call, which it makes directly in C so that an eager
+op costs a few hundred nanoseconds. `tinyrnn.ops` makes the records and hands those behind the operators to `bind`.
+"""
+
+cimport cython
+cimport numpy as cnp
+from cpython.object cimport PyObject
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memcpy
+from libcpp.vector cimport vector
+
+import numpy as np
+
+from tinyrnn._core import kernels as _kernels
+
+cnp.import_array()
+
+cdef extern from "kernels.h":
+    ctypedef void (*map_f32)(float *, const float *, const float *, const float *, Py_ssize_t) noexcept nogil
+    ctypedef void (*map_f64)(double *, const double *, const double *, const double *, Py_ssize_t) noexcept nogil
+    ctypedef struct KernelsF32 "tr_Kernels_f32":
+        map_f32 map[1]
+    ctypedef struct KernelsF64 "tr_Kernels_f64":
+        map_f64 map[1]
+    ctypedef struct Kernels "tr_Kernels":
+        KernelsF32 f32
+        KernelsF64 f64
+
+cdef extern from "record.h":
+    # One of the three modes below, one a thread.
+    int tr_mode
+    uint64_t tr_fingerprint(const void *bytes, Py_ssize_t n) noexcept nogil
+
+cdef extern from "numpy/arrayobject.h":
+    int NPY_MAXDIMS
+
+cdef const Kernels *kernels = <const Kernels *> PyCapsule_GetPointer(_kernels.active_table(), "tinyrnn.kernels")
+
+OFF, ON, EVERYTHING = 0, 1, 2
+"""Recording modes: nothing; ops of which an input requires a gradient; every op (used to record a step)."""
+
+cdef enum:
+    TILE = 512              # elements a gathered operand holds at a time
+    MAX_DIMS = 64           # NumPy's own limit
+    NOGIL_ELEMENTS = 20000  # below this, releasing the lock costs more than it frees
+
+cdef int64_t _clock = 0     # the order in which tensors were made; only read and written with the GIL held
+_operators = {}             # set once by bind()
+
+
+def mode():
+    """The calling thread's recording mode."""
+    return tr_mode
+
+
+def set_mode(int value):
+    """Set the calling thread's recording mode and return the one before."""
+    global tr_mode
+    before = tr_mode
+    tr_mode = value
+    return before
+
+
+def bind(dict operators):
+    """Give the tape the ops behind `+`, `@`, `[]`, .sum() and the like; called once, by `tinyrnn.ops`."""
+    _operators.update(operators)
+
+
+class TraceError(RuntimeError):
+    """A value was asked of a tensor that has none yet, because a step is being recorded on shapes alone."""
+
+
+cdef class Abstract:
+    """An array's shape and dtype, without values. shape: tuple of int; dtype: np.float32 or np.float64."""
+
+    cdef readonly tuple shape
+    cdef readonly object dtype
+
+    def __init__(self, shape, dtype):
+        self.shape = tuple(shape)
+        self.dtype = np.dtype(dtype)
+
+    @property
+    def ndim(self):
+        return len(self.shape)
+
+    def __repr__(self):
+        return f"Abstract({self.shape}, {self.dtype.name})"
+
+
+@cython.freelist(8)
+cdef class Op:
+    """One op: its forward, its vjp rules, its shape rule and the domain its tests draw from.
+
+    name      what messages, plans and tests call it
+    arity     how many leading arguments are tensors; the rest are static attributes. -1: the first argument is a list
+    code      the position in TR_POINTWISE (pointwise.h) of an elementwise op, else -1
+    forward   (*arrays, *attributes) -> array; None for an elementwise op, whose kernel is compiled
+    shape     (*shapes, *attributes) -> shape of the result; None for an elementwise op, which broadcasts
+    vjps      one function an input, (g, y, *inputs, *attributes) -> gradient of that input, written with ops;
+              None where no gradient flows. With arity -1 one function, (k, g, y, inputs, *attributes).
+              A gradient of a broadcast shape is summed to its input's shape by the tape.
+    accumulate  optional (buffer, g, *attributes): adds the first input's gradient into an array in place, so that
+              many reads of one array (time steps, embedding rows) do not each make an array of its full size
+    reference, domain, kink   for tests: a float64 NumPy function, intervals to draw each input from, and how
+              far arguments are from a point without derivative
+    """
+
+    cdef readonly str name
+    cdef readonly int arity
+    cdef readonly int code
+    cdef readonly object forward, shape, vjps, accumulate, reference, domain, kink
+    cdef readonly str __doc__
+
+    def __init__(self, str name, int arity, vjps, *, int code=-1, forward=None, shape=None, accumulate=None,
+                 reference=None, domain=None, kink=None, doc=None):
+        if code < 0 and (forward is None or shape is None):
+            raise ValueError(f"op {name!r} needs a forward and a shape rule, or the code of a compiled elementwise op")
+        if arity >= 0 and len(vjps) != arity:
+            raise ValueError(f"op {name!r} needs one vjp for each of its {arity} inputs, got {len(vjps)}")
+        self.name = name
+        self.arity = arity
+        self.code = code
+        self.vjps = vjps if arity < 0 else tuple(vjps)
+        self.forward, self.shape, self.accumulate = forward, shape, accumulate
+        self.reference, self.domain, self.kink = reference, domain, kink
+        self.__doc__ = doc
+
+    def __call__(self, *args):
+        cdef Py_ssize_t n = len(args)
+        cdef object typenum
+        if self.code >= 0:
+            if n != self.arity:
+                raise TypeError(f"{self.name}() takes {self.arity} arguments, got {n}")
+            if n == 1:
+                a = args[0]
+                return _pointwise(self, <Tensor> a if isinstance(a, Tensor) else _operand(a, None), None, None)
+            typenum = _common_dtype(args)
+            return _pointwise(self, _operand(args[0], typenum), _operand(args[1], typenum),
+                              _operand(args[2], typenum) if n == 3 else None)
+        if self.arity < 0:
+            inputs, attrs = args[0], args[1:]
+        else:
+            inputs, attrs = args[:self.arity], args[self.arity:]
+        typenum = _common_dtype(inputs)
+        return _apply(self, tuple([_operand(a, typenum) for a in inputs]), attrs)
+
+    def __repr__(self):
+        return f"<op {self.name}>"
+
+    def __reduce__(self):
+        return self.name
+
+
+cdef class Tensor:
+    """An array that remembers how it was made. Make one with `tr.tensor`."""
+
+    cdef public object _array       # ndarray, the array of another device, or Abstract
+    cdef readonly Op op             # what made it; None for a leaf
+    cdef readonly tuple inputs      # the op's input tensors; None for a leaf, and after the graph was freed
+    cdef readonly tuple attrs       # the op's static attributes
+    cdef readonly int64_t order     # position in the order of making: an input's is below its result's
+    cdef object _grad
+    cdef object _name
+    cdef object __weakref__
+    cdef bint _requires_grad
+    # Damage control. A leaf's version counts replacements of its value; a result stores the sum of its inputs' versions.
+    # Writes through a leaf's `.data` array are seen by a fingerprint, taken only where both a graph has
+    # saved the value and somebody holds its array.
+    cdef int64_t _version
+    cdef int64_t _saved_versions
+    cdef bint _saved, _exposed, _guarded
+    cdef uint64_t _fingerprint
+
+    # An ndarray on the left of an operator must leave it to us, or it would make an array of objects.
+    __array_ufunc__ = None
+
+    def __init__(self, data, requires_grad=False, dtype=None):
+        self._array = _new_array(data, dtype)
+        self._requires_grad = bool(requires_grad)
+        self.order = _tick()
+
+    # -- what it is ------------------------------------------------------------------------------------------------
+
+    @property
+    def data(self):
+        """The array. A leaf's is writable; assigning replaces its values. A result's is read-only."""
+        if type(self._array) is Abstract:
+            raise _no_value(self)
+        if self.op is None:
+            self._exposed = True
+            if self._saved and not self._guarded:
+                self._guard()
+        return self._array
+
+    @data.setter
+    def data(self, value):
+        if self.op is not None:
+            raise RuntimeError(f"only a leaf's data can be replaced, and {_describe(self)} is the result of "
+                               f"{self.op.name}; use .detach() first")
+        array = np.asarray(value)
+        if array.shape != self.shape:
+            raise ValueError(f"data of a {self.shape} tensor must keep its shape, got {array.shape}")
+        if array is self._array:        # `t.data -= x` writes in place, then assigns the same array
+            if self._array.flags.writeable:
+                self._bump()
+            return
+        self._array = np.array(array, dtype=self._array.dtype, order="C")
+        self._bump()
+
+    def _bump(self):
+        """Say that the value was changed in place: graphs that saved it can no longer be differentiated."""
+        self._version += 1
+        self._saved = self._guarded = False
+
+    @property
+    def grad(self):
+        """The accumulated gradient: a Tensor of the same shape and dtype, or None."""
+        return self._grad
+
+    @grad.setter
+    def grad(self, value):
+        if value is not None:
+            if not isinstance(value, Tensor):
+                raise TypeError(f"grad must be a Tensor or None, got {type(value).__name__}")
+            if value.shape != self.shape or value.dtype != self.dtype:
+                raise ValueError(f"grad must be {self.shape} {self.dtype}, got {value.shape} {value.dtype}")
+        self._grad = value
+
+    @property
+    def requires_grad(self):
+        """Whether gradients are recorded for this tensor; can be set on a leaf."""
+        return self._requires_grad
+
+    @requires_grad.setter
+    def requires_grad(self, value):
+        if self.op is not None:
+            raise RuntimeError(f"requires_grad can be set on a leaf only, and {_describe(self)} is the result of "
+                               f"{self.op.name}; use .detach()")
+        self._requires_grad = bool(value)
+
+    @property
+    def name(self):
+        """What messages and printed tapes call this tensor; None if it was not named."""
+        return self._name
+
+    @name.setter
+    def name(self, value):
+        if value is not None and not isinstance(value, str):
+            raise TypeError(f"name must be a str or None, got {type(value).__name__}")
+        self._name = value
+
+    @property
+    def shape(self):
+        return self._array.shape
+
+    @property
+    def dtype(self):
+        return self._array.dtype
+
+    @property
+    def ndim(self):
+        return self._array.ndim
+
+    @property
+    def size(self):
+        cdef Py_ssize_t n = 1
+        for d in self._array.shape:
+            n *= d
+        return n
+
+    @property
+    def device(self):
+        """Where the array lives: "cpu"."""
+        return "cpu"
+
+    @property
+    def is_leaf(self):
+        """Whether no recorded op made this tensor."""
+        return self.op is None
+
+    # -- values ----------------------------------------------------------------------------------------------------
+
+    def numpy(self):
+        """The values as a NumPy array that shares memory where it can (read-only for the result of an op)."""
+        return self.data
+
+    def item(self):
+        """The one value of a tensor of one element, as a Python float."""
+        if self.size != 1:
+            raise ValueError(f"item() needs a tensor of one element, got shape {self.shape}")
+        return self.data.item()
+
+    def detach(self):
+        """The same values without their history, as a leaf that requires no gradient and shares the array."""
+        cdef Tensor out = Tensor.__new__(Tensor)
+        out._array = self._array
+        out._name = self._name
+        out.order = _tick()
+        return out
+
+    def astype(self, dtype):
+        """The values in another dtype (float32 or float64); differentiable."""
+        return _operators["astype"](self, dtype)
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.data, dtype=dtype, copy=copy)
+
+    def __dlpack__(self, **kwargs):
+        # Most consumers refuse read-only memory, and none of them writes into what it was not told to.
+        array = self.data
+        if isinstance(array, np.ndarray) and not array.flags.writeable:
+            array = array.view()
+            cnp.PyArray_ENABLEFLAGS(<cnp.ndarray> array, cnp.NPY_ARRAY_WRITEABLE)
+        return array.__dlpack__(**kwargs)
+
+    def __dlpack_device__(self):
+        return self.data.__dlpack_device__()
+
+    def __float__(self):
+        return float(self.item())
+
+    def __bool__(self):
+        if type(self._array) is Abstract:
+            raise _no_value(self)
+        if self.size != 1:
+            raise ValueError(f"the truth of a tensor of shape {self.shape} is ambiguous; use NumPy's any() or all()")
+        return bool(self.data.item())
+
+    def __len__(self):
+        if not self.ndim:
+            raise TypeError("len() of a tensor without dimensions")
+        return self.shape[0]
+
+    def __iter__(self):
+        if not self.ndim:
+            raise TypeError("iteration over a tensor without dimensions")
+        return iter([self[i] for i in range(self.shape[0])])
+
+    def __reduce__(self):
+        if self.op is not None:
+            raise TypeError(f"only leaves can be copied or pickled, and {_describe(self)} is the result of "
+                            f"{self.op.name}; use .detach()")
+        return _rebuild, (type(self), np.array(self._array), self._requires_grad, self._name)
+
+    def __deepcopy__(self, memo):
+        build, args = self.__reduce__()
+        return build(*args)
+
+    def __repr__(self):
+        about = [f"shape={self.shape}", f"dtype={self.dtype.name}"] if type(self._array) is Abstract else \
+            [np.array2string(self._array, separator=", ", prefix="tensor(", threshold=200), f"dtype={self.dtype.name}"]
+        if self._name is not None:
+            about.append(f"name={self._name!r}")
+        if self.op is not None:
+            about.append(f"op={self.op.name}")
+        elif self._requires_grad:
+            about.append("requires_grad=True")
+        return f"tensor({', '.join(about)})"
+
+    # -- operators -------------------------------------------------------------------------------------------------
+
+    def __add__(self, other):
+        return _binary(_add, self, other)
+
+    def __radd__(self, other):
+        return _binary(_add, other, self)
+
+    def __sub__(self, other):
+        return _binary(_sub, self, other)
+
+    def __rsub__(self, other):
+        return _binary(_sub, other, self)
+
+    def __mul__(self, other):
+        return _binary(_mul, self, other)
+
+    def __rmul__(self, other):
+        return _binary(_mul, other, self)
+
+    def __truediv__(self, other):
+        return _binary(_div, self, other)
+
+    def __rtruediv__(self, other):
+        return _binary(_div, other, self)
+
+    def __pow__(self, other, modulus):
+        if modulus is not None:
+            return NotImplemented
+        if other == 2 if isinstance(other, (int, float)) else False:
+            return _operators["square"](self)
+        return _binary(_pow, self, other)
+
+    def __rpow__(self, other, modulus):
+        return _binary(_pow, other, self)
+
+    def __neg__(self):
+        return _pointwise(_neg, self, None, None)
+
+    def __pos__(self):
+        return self
+
+    def __abs__(self):
+        return _operators["abs"](self)
+
+    def __matmul__(self, other):
+        return _matmul(self, other)
+
+    def __rmatmul__(self, other):
+        return _matmul(other, self)
+
+    def __getitem__(self, index):
+        return _operators["getitem"](self, index)
+
+    def sum(self, axis=None, keepdims=False):
+        """The sum over `axis` (int, tuple, or None for all)."""
+        return _operators["sum"](self, axis, keepdims)
+
+    def mean(self, axis=None, keepdims=False):
+        """The mean over `axis` (int, tuple, or None for all)."""
+        return _operators["mean"](self, axis, keepdims)
+
+    def max(self, axis=None, keepdims=False):
+        """The maximum over `axis`; the gradient is shared equally among ties."""
+        return _operators["max"](self, axis, keepdims)
+
+    def reshape(self, *shape):
+        """The same values in another shape; one size may be -1."""
+        return _operators["reshape"](self, shape[0] if len(shape) == 1 else shape)
+
+    def transpose(self, *axes):
+        """The axes in another order; reversed if none are given."""
+        return _operators["transpose"](self, axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes)
+
+    @property
+    def T(self):
+        """The axes reversed."""
+        return _operators["transpose"](self, ())
+
+    # -- gradients -------------------------------------------------------------------------------------------------
+
+    def backward(self, grad=None, *, retain_graph=False):
+        """Add d self / d leaf to the `.grad` of every leaf that requires one.
+
+        grad: the gradient of this tensor, of its shape; may be left out for a tensor of one element. The graph
+        is freed on the way unless retain_graph. Raises RuntimeError where there is nothing to differentiate, where the
+        graph was freed before, or where a value it saved was changed in place since.
+        """
+        leaves, gradients = Tape([self]).reverse([grad], None, False, retain_graph)
+        for leaf, g in zip(leaves, gradients):
+            (<Tensor> leaf)._add_grad(g)
+
+    cdef _add_grad(self, Tensor g):
+        global tr_mode
+        cdef int before = tr_mode
+        if self._grad is None:
+            self._grad = g
+            return
+        tr_mode = OFF
+        try:
+            self._grad = _pointwise(_add, self._grad, g, None)
+        finally:
+            tr_mode = before
+
+    cdef _guard(self):
+        cdef cnp.ndarray array = self._array
+        self._guarded = True
+        self._fingerprint = tr_fingerprint(cnp.PyArray_DATA(array), cnp.PyArray_NBYTES(array))
+
+    cdef inline _save(self):
+        """A graph now depends on this leaf's value."""
+        self._saved = True
+        if self._exposed and not self._guarded and isinstance(self._array, np.ndarray):
+            if (<PyObject *> self._array).ob_refcnt == 1:
+                self._exposed = False   # whoever took the array has let go of it
+            else:
+                self._guard()
+
+    cdef bint _damaged(self):
+        cdef cnp.ndarray array
+        if not self._guarded:
+            return False
+        array = self._array
+        return self._fingerprint != tr_fingerprint(cnp.PyArray_DATA(array), cnp.PyArray_NBYTES(array))
+
+
+def _rebuild(kind, array, requires_grad, name):
+    """A leaf from its pickled parts."""
+    cdef Tensor out = kind.__new__(kind)
+    out._array, out._requires_grad, out._name = array, requires_grad, name
+    out.order = _tick()
+    return out
+
+
+cdef inline int64_t _tick():
+    global _clock
+    _clock += 1
+    return _clock
+
+
+cdef _no_value(Tensor t):
+    return TraceError(
+        f"{_describe(t)} has no value yet: the step is being recorded on shapes alone, so it can not branch on values, "
+        "print them or hand them to NumPy. Write it with ops (tr.where, tr.maximum), or run the cell with tr.unroll")
+
+
+cdef str _describe(Tensor t):
+    what = f"tensor {t._name!r}" if t._name is not None else "a tensor"
+    return f"{what} of shape {t.shape}"
+
+
+# -- making tensors ----------------------------------------------------------------------------------------------------
+
+cdef object _FLOATS = (np.dtype("float32"), np.dtype("float64"))
+
+
+def float_dtype(dtype):
+    """np.dtype of "float32" or "float64"; TypeError for anything else."""
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found not in _FLOATS or not found.isnative:
+        raise TypeError(f"dtype must be float32 or float64, got {dtype!r}")
+    return found
+
+
+cdef _new_array(data, dtype):
+    """A fresh C-contiguous float32 or float64 copy of `data`."""
+    if isinstance(data, Tensor):
+        data = (<Tensor> data).data
+    try:
+        array = np.asarray(data)
+    except ValueError as error:
+        raise ValueError(f"data must be a rectangular array of numbers: {error}") from None
+    if dtype is not None:
+        dtype = float_dtype(dtype)
+    elif isinstance(data, (np.ndarray, np.generic)) and array.dtype in _FLOATS:
+        dtype = array.dtype.newbyteorder("=")
+    else:
+        dtype = _FLOATS[0]
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"data must be numbers, got {array.dtype.name} ({type(data).__name__})")
+    return np.array(array, dtype=dtype, order="C", copy=True)
+
+
+cdef Tensor _constant(object array):
+    cdef Tensor out = Tensor.__new__(Tensor)
+    out._array = array
+    out.order = _tick()
+    return out
+
+
+def wrap(array):
+    """A leaf over `array` itself, without a copy: for arrays that nobody else will write to."""
+    return _constant(array)
+
+
+def abstract(shape, dtype, name=None, requires_grad=False):
+    """A leaf without values, to record a step with."""
+    cdef Tensor out = _constant(Abstract(shape, dtype))
+    out._name, out._requires_grad = name, requires_grad
+    return out
+
+
+cdef _common_dtype(args):
+    """The dtype that plain operands adopt: that of the first Tensor, else of the first float array."""
+    for a in args:
+        if isinstance(a, Tensor):
+            return (<Tensor> a)._array.dtype
+    for a in args:
+        if isinstance(a, np.ndarray) and a.dtype in _FLOATS:
+            return a.dtype
+    return None
+
+
+cdef inline Tensor _operand(object value, object dtype):
+    cdef cnp.npy_intp *none = NULL
+    cdef cnp.ndarray array
+    if isinstance(value, Tensor):
+        return <Tensor> value
+    if dtype is not None and (type(value) is float or type(value) is int):
+        if (<cnp.dtype> dtype).type_num == cnp.NPY_FLOAT32:
+            array = cnp.PyArray_EMPTY(0, none, cnp.NPY_FLOAT32, 0)
+            (<float *> cnp.PyArray_DATA(array))[0] = <float> <double> value
+        else:
+            array = cnp.PyArray_EMPTY(0, none, cnp.NPY_FLOAT64, 0)
+            (<double *> cnp.PyArray_DATA(array))[0] = <double> value
+        return _constant(array)
+    if isinstance(value, (np.ndarray, np.generic, int, float, list, tuple)):
+        return _constant(_new_array(value, dtype))
+    raise TypeError(f"an operand must be a Tensor, an array or a number, got {type(value).__name__}")
+
+
+cdef _binary(Op op, left, right):
+    cdef Tensor a, b
+    if isinstance(left, Tensor) and isinstance(right, Tensor):
+        return _pointwise(op, <Tensor> left, <Tensor> right, None)
+    try:
+        if isinstance(left, Tensor):
+            a = <Tensor> left
+            b = _operand(right, a._array.dtype)
+        else:
+            b = <Tensor> right
+            a = _operand(left, b._array.dtype)
+    except TypeError:
+        if isinstance(right if isinstance(left, Tensor) else left, (np.ndarray, np.generic)):
+            raise
+        return NotImplemented
+    return _pointwise(op, a, b, None)
+
+
+# -- applying ops ------------------------------------------------------------------------------------------------------
+
+cdef Tensor _record(Op op, object array, tuple inputs, tuple attrs):
+    """The result of `op`, with its history if some input wants one."""
+    cdef Tensor out = Tensor.__new__(Tensor)
+    cdef Tensor t
+    cdef bint wanted = False
+    cdef int64_t versions = 0
+    out._array = array
+    out.order = _tick()
+    if tr_mode != OFF:
+        for i in range(len(inputs)):
+            t = <Tensor> inputs[i]
+            wanted |= t._requires_grad
+            versions += t._version
+        if wanted or tr_mode == EVERYTHING:
+            out.op = op
+            out.inputs = inputs
+            out.attrs = attrs
+            out._requires_grad = wanted
+            out._saved_versions = versions
+            for i in range(len(inputs)):
+                t = <Tensor> inputs[i]
+                if t.op is None:
+                    t._save()
+    return out
+
+
+cdef Tensor _apply(Op op, tuple inputs, tuple attrs):
+    cdef Tensor t
+    cdef bint is_abstract = False
+    arrays = []
+    first = None
+    for item in inputs:
+        t = <Tensor> item
+        if type(t._array) is Abstract:
+            is_abstract = True
+        if first is None:
+            first = t._array.dtype
+        elif t._array.dtype != first:
+            raise _dtype_error(op, inputs)
+        arrays.append(t._array)
+    if is_abstract:
+        shapes = [a.shape for a in arrays]
+        shape = op.shape(shapes, *attrs) if op.arity < 0 else op.shape(*shapes, *attrs)
+        array = Abstract(shape, attrs[0] if op.name == "astype" else first)
+    else:
+        array = op.forward(arrays, *attrs) if op.arity < 0 else op.forward(*arrays, *attrs)
+        if isinstance(array, np.ndarray):
+            for a in arrays:
+                if a is array:
+                    array = array.view()
+            cnp.PyArray_CLEARFLAGS(<cnp.ndarray> array, cnp.NPY_ARRAY_WRITEABLE)
+    return _record(op, array, inputs, attrs)
+
+
+cdef _dtype_error(Op op, inputs):
+    return TypeError(f"{op.name} needs inputs of one dtype, got "
+                     + " and ".join(f"{_describe(t)} {t.dtype.name}" for t in inputs)
+                     + "; convert one with .astype()")
+
+
+def _broadcast(Op op, *shapes):
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        raise ValueError(f"{op.name} can not broadcast shapes " + " and ".join(map(str, shapes))) from None
+
+
+cdef Tensor _pointwise(Op op, Tensor a, Tensor b, Tensor c):
+    cdef object x = a._array, y = None, z = None, out
+    cdef tuple inputs
+    if b is None:
+        inputs = (a,)
+    elif c is None:
+        inputs = (a, b)
+        y = b._array
+    else:
+        inputs = (a, b, c)
+        y, z = b._array, c._array
+    if (type(x) is cnp.ndarray or isinstance(x, np.ndarray)) and (b is None or isinstance(y, np.ndarray)) \
+            and (c is None or isinstance(z, np.ndarray)):
+        out = _pointwise_arrays(op, inputs, None, <cnp.ndarray> x, y, z)
+        cnp.PyArray_CLEARFLAGS(<cnp.ndarray> out, cnp.NPY_ARRAY_WRITEABLE)
+    else:
+        for t in inputs:
+            if t.dtype != a.dtype:
+                raise _dtype_error(op, inputs)
+        out = Abstract(_broadcast(op, *[t.shape for t in inputs]), a.dtype)
+    return _record(op, out, inputs, ())
+
+
+cdef inline void _map(int code, bint single, char *out, const char *a, const char *b, const char *c,
+                      Py_ssize_t n) noexcept nogil:
+    if single:
+        kernels.f32.map[code](<float *> out, <const float *> a, <const float *> b, <const float *> c, n)
+    else:
+        kernels.f64.map[code](<double *> out, <const double *> a, <const double *> b, <const double *> c, n)
+
+
+cdef cnp.ndarray _pointwise_arrays(Op op, tuple inputs, object into, cnp.ndarray x, object y_, object z_):
+    """Run an elementwise kernel over broadcast arrays, into a new array or into `into` (contiguous, right shape)."""
+    cdef cnp.ndarray out, y, z
+    cdef int typenum = cnp.PyArray_TYPE(x)
+    cdef bint single = typenum == cnp.NPY_FLOAT32
+    cdef int nd = cnp.PyArray_NDIM(x), arity = op.arity
+    cdef bint same = cnp.PyArray_IS_C_CONTIGUOUS(x)
+    cdef char *pb = NULL
+    cdef char *pc = NULL
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(x)
+    if arity > 1:
+        y = <cnp.ndarray> y_
+        pb = cnp.PyArray_BYTES(y)
+        if cnp.PyArray_TYPE(y) != typenum:
+            raise _dtype_error(op, inputs)
+        same = same and cnp.PyArray_IS_C_CONTIGUOUS(y) and cnp.PyArray_SAMESHAPE(x, y)
+        if arity > 2:
+            z = <cnp.ndarray> z_
+            pc = cnp.PyArray_BYTES(z)
+            if cnp.PyArray_TYPE(z) != typenum:
+                raise _dtype_error(op, inputs)
+            same = same and cnp.PyArray_IS_C_CONTIGUOUS(z) and cnp.PyArray_SAMESHAPE(x, z)
+    if same:
+        out = into if into is not None else cnp.PyArray_EMPTY(nd, cnp.PyArray_DIMS(x), typenum, 0)
+        if n < NOGIL_ELEMENTS:
+            _map(op.code, single, cnp.PyArray_BYTES(out), cnp.PyArray_BYTES(x), pb, pc, n)
+        else:
+            with nogil:
+                _map(op.code, single, cnp.PyArray_BYTES(out), cnp.PyArray_BYTES(x), pb, pc, n)
+        return out
+    return _pointwise_strided(op, into, [x, y_, z_][:arity])
+
+
+cdef cnp.ndarray _pointwise_strided(Op op, object into, list arrays):
+    """The general case: any strides, broadcasting; operands that are not contiguous are gathered a tile at a time."""
+    cdef cnp.npy_intp shape[MAX_DIMS]
+    cdef Py_ssize_t strides[3][MAX_DIMS]
+    cdef Py_ssize_t index[MAX_DIMS]
+    cdef char *base[3]
+    cdef cnp.ndarray array, out
+    cdef int arity = len(arrays), nd = 0, own, k, d, kept
+    cdef Py_ssize_t have, outer = 1, inner = 1, i, item
+    cdef bint fits, single
+    for array in arrays:
+        nd = max(nd, cnp.PyArray_NDIM(array))
+    # 1. The broadcast shape, and each operand's strides in it (0 along what it repeats).
+    for d in range(nd):
+        shape[d] = 1
+    for k in range(arity):
+        array = arrays[k]
+        own = cnp.PyArray_NDIM(array)
+        base[k] = cnp.PyArray_BYTES(array)
+        for d in range(nd):
+            strides[k][d] = 0
+            if d < nd - own:
+                continue
+            have = cnp.PyArray_DIM(array, d - nd + own)
+            if have != 1:
+                if shape[d] != 1 and shape[d] != have:
+                    raise ValueError(f"{op.name} can not broadcast shapes "
+                                     + " and ".join(str(a.shape) for a in arrays))
+                shape[d] = have
+                strides[k][d] = cnp.PyArray_STRIDE(array, d - nd + own)
+    array = arrays[0]
+    single = cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT32
+    item = cnp.PyArray_ITEMSIZE(array)
+    out = into if into is not None else cnp.PyArray_EMPTY(nd, shape, cnp.PyArray_TYPE(array), 0)
+    if cnp.PyArray_SIZE(out) == 0:
+        return out
+    # 2. Axes of one element go, and neighbours that every operand walks through in one stride become one axis.
+    kept = 0
+    for d in range(nd):
+        if shape[d] == 1:
+            continue
+        if kept:
+            fits = True
+            for k in range(arity):
+                fits = fits and strides[k][kept - 1] == strides[k][d] * shape[d]
+            if fits:
+                shape[kept - 1] *= shape[d]
+                for k in range(arity):
+                    strides[k][kept - 1] = strides[k][d]
+                continue
+        shape[kept] = shape[d]
+        for k in range(arity):
+            strides[k][kept] = strides[k][d]
+        kept += 1
+    if kept:
+        inner = shape[kept - 1]
+        for d in range(kept - 1):
+            outer *= shape[d]
+            index[d] = 0
+    for k in range(arity):
+        strides[k][MAX_DIMS - 1] = strides[k][kept - 1] if kept else item
+    # 3. The loop over rows, in order.
+    with nogil:
+        for i in range(outer):
+            _row(op.code, single, arity, cnp.PyArray_BYTES(out) + i * inner * item, base, inner, item,
+                 strides[0][MAX_DIMS - 1], strides[1][MAX_DIMS - 1], strides[2][MAX_DIMS - 1])
+            d = kept - 2
+            while d >= 0:
+                index[d] += 1
+                for k in range(arity):
+                    base[k] += strides[k][d]
+                if index[d] < shape[d]:
+                    break
+                for k in range(arity):
+                    base[k] -= strides[k][d] * shape[d]
+                index[d] = 0
+                d -= 1
+    return out
+
+
+cdef void _row(int code, bint single, int arity, char *out, char **base, Py_ssize_t n, Py_ssize_t item,
+               Py_ssize_t s0, Py_ssize_t s1, Py_ssize_t s2) noexcept nogil:
+    cdef double tiles[3][TILE]
+    cdef Py_ssize_t step[3]
+    cdef char *at[3]
+    cdef Py_ssize_t begin = 0, m, i
+    cdef int k
+    cdef bint gathers = False
+    step[0], step[1], step[2] = s0, s1, s2
+    for k in range(arity):
+        at[k] = base[k]
+        gathers = gathers or step[k] != item
+    if not gathers:
+        _map(code, single, out, at[0], at[1], at[2], n)
+        return
+    while begin < n:
+        m = min(<Py_ssize_t> TILE, n - begin)
+        for k in range(arity):
+            if step[k] == item:
+                at[k] = base[k] + begin * item
+                continue
+            at[k] = <char *> tiles[k]
+            if step[k] == 0 and begin:
+                continue            # a repeated value fills its tile once
+            if single:
+                for i in range(m):
+                    (<float *> tiles[k])[i] = (<float *> (base[k] + (begin + i) * step[k]))[0]
+            else:
+                for i in range(m):
+                    tiles[k][i] = (<double *> (base[k] + (begin + i) * step[k]))[0]
+        _map(code, single, out + begin * item, at[0], at[1], at[2], m)
+        begin += m
+
+
+# -- the tape ----------------------------------------------------------------------------------------------------------
+
+cdef class Tape:
+    """The program that made `outputs`: every tensor they were computed from, inputs before results.
+
+    nodes    tensors in the order in which they were made, leaves included
+    outputs  the tensors it was asked for
+    everything  include the ops that no gradient flows through (as when a step is recorded)
+    """
+
+    cdef readonly list nodes
+    cdef readonly list outputs
+
+    def __init__(self, outputs, *, bint everything=False):
+        cdef Tensor t, source
+        cdef list stack
+        self.outputs = list(outputs)
+        seen = set()
+        stack = []
+        self.nodes = []
+        for t in self.outputs:
+            if t not in seen and (everything or t._requires_grad):
+                seen.add(t)
+                stack.append(t)
+        while stack:
+            t = <Tensor> stack.pop()
+            self.nodes.append(t)
+            if t.inputs is not None:
+                for source in t.inputs:
+                    if (everything or source._requires_grad) and source not in seen:
+                        seen.add(source)
+                        stack.append(source)
+        self.nodes.sort(key=_order)
+
+    def __len__(self):
+        return len(self.nodes)
+
+    def __repr__(self):
+        cdef Tensor t
+        names = {}
+        lines = []
+        for t in self.nodes:
+            names[t] = f"%{len(names)}"
+        for t in self.nodes:
+            about = f"{t.dtype.name}{list(t.shape)}"
+            label = f"  # {t._name}" if t._name is not None else ""
+            if t.op is None:
+                lines.append(f"{names[t]} = {'parameter' if t._requires_grad else 'constant'} {about}{label}")
+                continue
+            args = [names.get(s, f"constant {list(s.shape)}") for s in t.inputs or ()]
+            args += [repr(a) for a in t.attrs]
+            lines.append(f"{names[t]} = {t.op.name}({', '.join(args)}) {about}{label}")
+        return "\n".join(lines)
+
+    def reverse(self, seeds, targets, bint create_graph, bint retain):
+        """Walk the tape backwards from `seeds`, the outputs' gradients (None: one, for a tensor of one element).
+
+        Returns (leaves, gradients) if targets is None, for every leaf that requires a gradient and got one, else
+        (targets, gradients), with None where no gradient arrived. A returned gradient shares memory with nothing.
+        """
+        global tr_mode
+        cdef int before = tr_mode
+        cdef dict position = {}
+        cdef Py_ssize_t n = len(self.nodes), i
+        cdef Tensor t
+        for i in range(n):
+            position[self.nodes[i]] = i
+        cdef list grads = [None] * n
+        # 1: this sweep made grads[i]'s array for itself and may add into it
+        cdef vector[char] owned = vector[char](n, 0)
+        cdef vector[char] needed = vector[char](n, targets is None)
+        cdef vector[char] kept = vector[char](n, 0)
+        if targets is not None:
+            for t in targets:
+                if t in position:
+                    needed[<Py_ssize_t> position[t]] = kept[<Py_ssize_t> position[t]] = 1
+            for i in range(n):
+                t = <Tensor> self.nodes[i]
+                if t.inputs is not None:
+                    for s in t.inputs:
+                        if s in position and needed[<Py_ssize_t> position[s]]:
+                            needed[i] = 1
+        seeds = [_seed(t, g) for t, g in zip(self.outputs, seeds, strict=True)]
+        tr_mode = max(before, <int> ON) if create_graph else OFF
+        try:
+            for t, g in zip(self.outputs, seeds):
+                i = position[t]
+                grads[i] = g if grads[i] is None else _pointwise(_add, grads[i], g, None)
+            for i in range(n - 1, -1, -1):
+                t = <Tensor> self.nodes[i]
+                if t.op is None or not needed[i]:
+                    continue
+                if grads[i] is not None:
+                    self._push(t, <Tensor> grads[i], position, grads, owned, needed, create_graph)
+                    if not kept[i]:
+                        grads[i] = None
+            if not retain:
+                for t in self.nodes:
+                    if t.op is not None:
+                        t.inputs = None
+            if targets is None:
+                found = [i for i in range(n) if (<Tensor> self.nodes[i]).op is None and grads[i] is not None]
+                targets = [self.nodes[i] for i in found]
+            else:
+                found = [position.get(t) for t in targets]
+            results = []
+            for k in found:
+                g = None if k is None else grads[<Py_ssize_t> k]
+                if g is not None and not create_graph:
+                    grads[<Py_ssize_t> k] = None
+                    g = _unshared(<Tensor> g, owned[<Py_ssize_t> k])
+                    owned[<Py_ssize_t> k] = 0
+                    grads[<Py_ssize_t> k] = g
+                results.append(g)
+        finally:
+            tr_mode = before
+        return targets, results
+
+    cdef _push(self, Tensor t, Tensor g, dict position, list grads, vector[char] &owned, vector[char] &needed,
+               bint create_graph):
+        """Add t's share of the gradient to each of its inputs."""
+        cdef Op op = t.op
+        cdef Tensor source, share
+        cdef Py_ssize_t k, j
+        cdef bint variadic = op.arity < 0
+        cdef tuple inputs = t.inputs
+        if inputs is None:
+            raise RuntimeError(
+                f"the graph behind {_describe(t)}, a result of {op.name}, was freed by an earlier backward pass; compute "
+                "it again, or ask that pass to keep it with retain_graph=True")
+        _check_saved(t)
+        for k in range(len(inputs)):
+            source = <Tensor> inputs[k]
+            at = position.get(source)
+            if at is None or not needed[<Py_ssize_t> at]:
+                continue
+            j = at
+            if k == 0 and op.accumulate is not None and not create_graph and type(source._array) is not Abstract:
+                self._own(j, source, grads, owned)
+                op.accumulate((<Tensor> grads[j])._array, g._array, *t.attrs)
+                continue
+            if variadic:
+                share = op.vjps(k, g, t, inputs, *t.attrs)
+            else:
+                rule = op.vjps[k]
+                if rule is None:
+                    continue
+                share = rule(g, t, *inputs, *t.attrs)
+            if share is None:
+                continue
+            if share._array.shape != source._array.shape:
+                share = _operators["sum_to"](share, source._array.shape)
+            if grads[j] is None:
+                grads[j] = share
+            elif create_graph or type(share._array) is Abstract:
+                grads[j] = _pointwise(_add, <Tensor> grads[j], share, None)
+            elif owned[j]:
+                array = (<Tensor> grads[j])._array
+                _pointwise_arrays(_add, (), array, array, share._array, None)
+            else:
+                grads[j] = _constant(
+                    _pointwise_arrays(_add, (), None, (<Tensor> grads[j])._array, share._array, None))
+                owned[j] = 1
+
+    cdef _own(self, Py_ssize_t j, Tensor source, list grads, vector[char] &owned):
+        if grads[j] is None:
+            grads[j] = _constant(np.zeros(source.shape, source.dtype))
+        elif not owned[j]:
+            grads[j] = _constant(np.array((<Tensor> grads[j])._array, order="C"))
+        owned[j] = 1
+
+
+def _order(Tensor t):
+    return t.order
+
+
+cdef Tensor _unshared(Tensor g, bint owned):
+    """A gradient to hand out: its array is its own, so that nobody's later write can reach it."""
+    cdef cnp.ndarray array
+    if owned or type(g._array) is Abstract:
+        return g
+    array = g._array
+    if (<PyObject *> array).ob_refcnt == 2 and cnp.PyArray_BASE(array) == NULL and (<PyObject *> g).ob_refcnt <= 2:
+        cnp.PyArray_ENABLEFLAGS(array, cnp.NPY_ARRAY_WRITEABLE)
+        return g
+    return _constant(np.array(array, order="C"))
+
+
+cdef Tensor _seed(Tensor t, object g):
+    cdef object dtype = t._array.dtype
+    if not t._requires_grad:
+        raise RuntimeError(f"{_describe(t)} does not depend on anything that requires a gradient, or was computed under "
+                           "tr.no_grad()")
+    if g is None:
+        if t.size != 1:
+            raise RuntimeError(f"the gradient of {_describe(t)} must be given: only a tensor of one element has 1 "
+                               "as its own")
+        return _constant(np.ones(t.shape, dtype))
+    g = _operand(g, dtype)
+    if g.shape != t.shape or g.dtype != dtype:
+        raise ValueError(f"the gradient of {_describe(t)} must be {t.shape} {dtype}, got {g.shape} {g.dtype}")
+    return g
+
+
+cdef _check_saved(Tensor t):
+    cdef Tensor source
+    cdef int64_t versions = 0
+    cdef bint damaged = False
+    for source in t.inputs:
+        versions += source._version
+        if source._guarded and source._damaged():
+            damaged = True
+    if damaged or versions != t._saved_versions:
+        changed = " or ".join(_describe(s) for s in t.inputs if s.op is None) or "an input"
+        raise RuntimeError(f"{changed} was changed in place after {t.op.name} saved it, so the gradient would be wrong; "
+                           "call backward() before the change, or compute the result again after it")
+
+
+# The ops behind the operators, as C variables: one comparison fewer for each use.
+cdef Op _add, _sub, _mul, _div, _pow, _neg
+cdef object _matmul
+
+
+def bind_arithmetic(Op add, Op sub, Op mul, Op div, Op pow, Op neg, matmul):
+    """The arithmetic ops that Tensor's operators and the reverse sweep call directly."""
+    global _add, _sub, _mul, _div, _pow, _neg, _matmul
+    _add, _sub, _mul, _div, _pow, _neg, _matmul = add, sub, mul, div, pow, neg, matmul

@@ -1,0 +1,54 @@
+"""tinyrnn: recurrent cells written as six lines of ops, differentiated by a small tape, run by compiled loops.
+
+    import tinyrnn as tr
+
+A cell's step is written with ops; `tr.unroll` runs it over time and the tape holds the gradients. See README.md.
+"""
+
+from tinyrnn.autograd import Tape, Tensor, enable_grad, grad, no_grad, tensor
+from tinyrnn.ops import (
+    abs,
+    add,
+    astype,
+    binary_cross_entropy_with_logits,
+    broadcast_to,
+    concat,
+    cross_entropy,
+    div,
+    dropout,
+    exp,
+    fma,
+    getitem,
+    greater,
+    layer_norm,
+    log,
+    log_softmax,
+    matmul,
+    max,
+    maximum,
+    mean,
+    minimum,
+    mse_loss,
+    mul,
+    neg,
+    pow,
+    relu,
+    reshape,
+    sigmoid,
+    sign,
+    softmax,
+    softplus,
+    split,
+    sqrt,
+    square,
+    stack,
+    stop_gradient,
+    sub,
+    sum,
+    take,
+    tanh,
+    transpose,
+    where,
+)
+
+__version__ = "0.1.0"

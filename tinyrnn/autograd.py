@@ -1,0 +1,119 @@
+"""The user's side of the tape: making tensors, asking for gradients, switching the record off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ContextDecorator
+from typing import Any, overload
+
+from numpy.typing import ArrayLike, DTypeLike
+
+from tinyrnn._core.tape import EVERYTHING, OFF, ON, Tape, Tensor, mode, set_mode
+from tinyrnn.backend import check_device
+
+__all__ = ["Tape", "Tensor", "enable_grad", "grad", "no_grad", "tensor"]
+
+
+def tensor(
+    data: ArrayLike | Tensor,
+    requires_grad: bool = False,
+    dtype: DTypeLike | None = None,
+    device: str | None = None,
+) -> Tensor:
+    """A Tensor holding a copy of `data`, any array or nest of numbers.
+
+    dtype: float32 or float64; by default a float array keeps its own and everything else becomes float32.
+    device: "cpu". Raises TypeError for data that are not real numbers, ValueError for a ragged nest.
+    """
+    check_device(device)
+    return Tensor(data, requires_grad, dtype)
+
+
+class _Mode(ContextDecorator):
+    """Sets the calling thread's recording mode for a with block or a decorated function; may be nested."""
+
+    _mode = ON
+
+    def __init__(self) -> None:
+        self._before: list[int] = []
+
+    def __enter__(self) -> None:
+        self._before.append(set_mode(self._mode))
+
+    def __exit__(self, *exc: object) -> None:
+        set_mode(self._before.pop())
+
+
+class no_grad(_Mode):  # noqa: N801  (named as a function, as in PyTorch)
+    """Record nothing: `with tr.no_grad(): ...` or `@tr.no_grad()`. Holds for the calling thread alone."""
+
+    _mode = OFF
+
+
+class enable_grad(_Mode):  # noqa: N801
+    """Record again inside a no_grad block."""
+
+    _mode = ON
+
+
+class recording(_Mode):  # noqa: N801
+    """Record every op, whether a gradient is wanted or not: how a cell's step becomes a program."""
+
+    _mode = EVERYTHING
+
+
+def is_recording() -> bool:
+    """Whether the calling thread records ops."""
+    return mode() != OFF
+
+
+@overload
+def grad(
+    outputs: Tensor | Sequence[Tensor], inputs: Tensor, grad_outputs: Any = None, create_graph: bool = False, *,
+    retain_graph: bool | None = None, allow_unused: bool = False,
+) -> Tensor: ...  # fmt: skip
+@overload
+def grad(
+    outputs: Tensor | Sequence[Tensor], inputs: Sequence[Tensor], grad_outputs: Any = None, create_graph: bool = False,
+    *, retain_graph: bool | None = None, allow_unused: bool = False,
+) -> tuple[Tensor, ...]: ...  # fmt: skip
+def grad(
+    outputs: Tensor | Sequence[Tensor],
+    inputs: Tensor | Sequence[Tensor],
+    grad_outputs: Any = None,
+    create_graph: bool = False,
+    *,
+    retain_graph: bool | None = None,
+    allow_unused: bool = False,
+) -> Any:
+    """The gradients of `outputs` with respect to `inputs`, leaves or results; touches no `.grad`.
+
+    grad_outputs: the gradient of each output, of its shape; None for outputs of one element.
+    create_graph: record the gradients too, so that they can be differentiated again.
+    retain_graph: keep the graph for another pass; by default only if create_graph.
+    allow_unused: return None for an input that the outputs do not depend on, instead of raising RuntimeError.
+    Returns a Tensor if inputs is one, else a tuple.
+    """
+    out = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    wanted = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    for name, tensors in (("outputs", out), ("inputs", wanted)):
+        for t in tensors:
+            if not isinstance(t, Tensor):
+                raise TypeError(f"{name} must be Tensors, got {type(t).__name__}")
+    if grad_outputs is None:
+        seeds: list[Any] = [None] * len(out)
+    else:
+        seeds = [grad_outputs] if isinstance(outputs, Tensor) else list(grad_outputs)
+    if len(seeds) != len(out):
+        raise ValueError(f"grad_outputs must have one entry for each of the {len(out)} outputs, got {len(seeds)}")
+    for i, t in enumerate(wanted):
+        if not t.requires_grad:
+            raise RuntimeError(f"inputs[{i}], of shape {t.shape}, does not require a gradient")
+    keep = create_graph if retain_graph is None else retain_graph
+    _, found = Tape(out).reverse(seeds, wanted, create_graph, keep)
+    for i, g in enumerate(found):
+        if g is None and not allow_unused:
+            raise RuntimeError(
+                f"the outputs do not depend on inputs[{i}], of shape {wanted[i].shape}; allow_unused=True returns None"
+            )
+    return found[0] if isinstance(inputs, Tensor) else tuple(found)

@@ -1,0 +1,110 @@
+"""Forwards of the ops that are not elementwise, on NumPy arrays. Arguments were checked by the ops' shape rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyrnn._core import kernels
+
+Array = NDArray[Any]
+Axes = tuple[int, ...]
+
+
+def identity(x: Array) -> Array:
+    return x
+
+
+def astype(x: Array, dtype: np.dtype) -> Array:
+    return x.astype(dtype)
+
+
+def reshape(x: Array, shape: tuple[int, ...]) -> Array:
+    return x.reshape(shape)
+
+
+def transpose(x: Array, axes: Axes) -> Array:
+    return x.transpose(axes)
+
+
+def broadcast_to(x: Array, shape: tuple[int, ...]) -> Array:
+    return np.broadcast_to(x, shape)
+
+
+def concat(arrays: Sequence[Array], axis: int) -> Array:
+    return np.concatenate(arrays, axis)
+
+
+def matmul(a: Array, b: Array) -> Array:
+    if a.ndim == 2 == b.ndim:
+        return kernels.matmul(a, b)
+    return np.matmul(a, b)
+
+
+def _reduce(kind: str, x: Array, axes: Axes, keepdims: bool) -> Array:
+    """Reduce over sorted axes, each run of neighbours in one pass of the compiled loop."""
+    shape = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
+    result = x
+    while axes:
+        last = axes[-1]
+        first = last
+        while first - 1 in axes:
+            first -= 1
+        result = kernels.reduce(kind, result, first, last + 1)
+        axes = tuple(i for i in axes if i < first)
+    return result.reshape(shape) if keepdims else result
+
+
+def sum_over(x: Array, axes: Axes, keepdims: bool) -> Array:
+    return _reduce("sum", x, axes, keepdims)
+
+
+def max_over(x: Array, axes: Axes, keepdims: bool) -> Array:
+    return _reduce("max", x, axes, keepdims)
+
+
+def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
+    """Sum what broadcasting from `shape` repeated."""
+    extra = x.ndim - len(shape)
+    axes = tuple(i for i in range(x.ndim) if i < extra or (shape[i - extra] == 1 and x.shape[i] != 1))
+    return _reduce("sum", x, axes, False).reshape(shape)
+
+
+def _is_basic(index: Any) -> bool:
+    parts = index if isinstance(index, tuple) else (index,)
+    return all(part is None or part is Ellipsis or isinstance(part, int | np.integer | slice) for part in parts)
+
+
+def getitem(x: Array, index: Any) -> Array:
+    return np.asarray(x[index])
+
+
+def add_at(buffer: Array, g: Array, index: Any) -> None:
+    """buffer[index] += g, where an element named twice is added to twice, in the order of the index."""
+    if _is_basic(index):
+        buffer[index] += g
+    else:
+        np.add.at(buffer, index, g)
+
+
+def scatter(g: Array, shape: tuple[int, ...], index: Any) -> Array:
+    buffer = np.zeros(shape, g.dtype)
+    add_at(buffer, g, index)
+    return buffer
+
+
+def take(table: Array, indices: Array) -> Array:
+    return kernels.take_rows(table, indices)
+
+
+def add_rows(buffer: Array, g: Array, indices: Array) -> None:
+    kernels.add_rows(buffer, indices, g)
+
+
+def scatter_rows(g: Array, indices: Array, shape: tuple[int, ...]) -> Array:
+    buffer = np.zeros(shape, g.dtype)
+    kernels.add_rows(buffer, indices, g)
+    return buffer

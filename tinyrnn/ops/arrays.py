@@ -1,0 +1,351 @@
+"""The ops that move, sum or multiply whole arrays: a record each, and the functions that users call.
+
+A function checks and normalises its arguments (axes counted from the front, shapes as tuples of int), then applies
+the record, so that attributes on the tape have one form. Shape rules work on shapes alone and raise for what does not fit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tinyrnn import backend
+from tinyrnn._core.tape import Op, Tensor, float_dtype
+from tinyrnn.ops import elementwise as ew
+
+Shape = tuple[int, ...]
+Axis: TypeAlias = int | Sequence[int] | None
+Value: TypeAlias = Tensor | ArrayLike
+
+
+def as_tensor(value: Value) -> Tensor:
+    """`value` itself if it is a Tensor, else a constant made of it."""
+    return value if isinstance(value, Tensor) else Tensor(value)
+
+
+def _axes(axis: Axis, ndim: int) -> Shape:
+    """`axis` as a sorted tuple of non-negative ints; None means all of them."""
+    if axis is None:
+        return tuple(range(ndim))
+    given = (axis,) if isinstance(axis, int | np.integer) else tuple(axis)
+    axes = []
+    for a in given:
+        if not isinstance(a, int | np.integer) or not -ndim <= a < ndim:
+            raise ValueError(f"axis must be an int in {-ndim}..{ndim - 1} (or a tuple, or None), got {axis!r}")
+        axes.append(int(a) % ndim)
+    if len(set(axes)) != len(axes):
+        raise ValueError(f"axis must not name an axis twice, got {axis!r}")
+    return tuple(sorted(axes))
+
+
+def _one_axis(axis: int, ndim: int) -> int:
+    if not isinstance(axis, int | np.integer):
+        raise ValueError(f"axis must be an int, got {axis!r}")
+    return _axes(axis, ndim)[0]
+
+
+# -- shape -------------------------------------------------------------------------------------------------------------
+
+_reshape = Op(
+    "reshape", 1, (lambda g, y, x, shape: reshape(g, x.shape),),
+    forward=backend.reshape, shape=lambda x, shape: shape,
+)  # fmt: skip
+
+
+def reshape(x: Value, shape: int | Sequence[int]) -> Tensor:
+    """The same values in another shape; one size may be -1."""
+    x = as_tensor(x)
+    wanted = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
+    known = math.prod(n for n in wanted if n != -1)
+    if wanted.count(-1) == 1 and known and x.size % known == 0:
+        wanted = tuple(x.size // known if n == -1 else n for n in wanted)
+    if any(n < 0 for n in wanted) or math.prod(wanted) != x.size:
+        raise ValueError(f"reshape can not make shape {tuple(shape) if wanted else ()} of {x.shape}")
+    return _reshape(x, tuple(int(n) for n in wanted))
+
+
+_transpose = Op(
+    "transpose", 1, (lambda g, y, x, axes: _transpose(g, tuple(np.argsort(axes).tolist())),),
+    forward=backend.transpose, shape=lambda x, axes: tuple(x[a] for a in axes),
+)  # fmt: skip
+
+
+def transpose(x: Value, axes: Sequence[int] = ()) -> Tensor:
+    """The axes in the order of `axes`; reversed if it is empty."""
+    x = as_tensor(x)
+    if not axes:
+        return _transpose(x, (1, 0) if x.ndim == 2 else tuple(range(x.ndim))[::-1])
+    if len(axes) != x.ndim:
+        raise ValueError(f"axes must name each of the {x.ndim} axes of shape {x.shape} once, got {tuple(axes)}")
+    _axes(axes, x.ndim)
+    return _transpose(x, tuple(int(a) % x.ndim for a in axes))
+
+
+# The tape sums a gradient of a broadcast shape to its input's, so this rule has nothing left to do.
+_broadcast_to = Op(
+    "broadcast_to", 1, (lambda g, y, x, shape: g,),
+    forward=backend.broadcast_to, shape=lambda x, shape: shape,
+)  # fmt: skip
+
+
+def broadcast_to(x: Value, shape: Sequence[int]) -> Tensor:
+    """x repeated along new axes and axes of one element, as NumPy broadcasts."""
+    x = as_tensor(x)
+    shape = tuple(int(n) for n in shape)
+    try:
+        fits = np.broadcast_shapes(x.shape, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"broadcast_to can not make shape {shape} of {x.shape}")
+    return _broadcast_to(x, shape)
+
+
+_sum_to = Op(
+    "sum_to", 1, (lambda g, y, x, shape: broadcast_to(g, x.shape),),
+    forward=backend.sum_to, shape=lambda x, shape: shape,
+)  # fmt: skip
+
+
+def sum_to(x: Value, shape: Shape) -> Tensor:
+    """The sum over what broadcasting from `shape` to x's shape repeats: the adjoint of broadcasting."""
+    return _sum_to(x, shape)
+
+
+def _concat_shape(shapes: Sequence[Shape], axis: int) -> Shape:
+    first = shapes[0]
+    if any(s[:axis] + s[axis + 1 :] != first[:axis] + first[axis + 1 :] for s in shapes):
+        raise ValueError(f"concat along axis {axis} needs shapes that agree elsewhere, got {list(shapes)}")
+    return (*first[:axis], sum(s[axis] for s in shapes), *first[axis + 1 :])
+
+
+def _concat_vjp(k: int, g: Tensor, y: Tensor, inputs: Sequence[Tensor], axis: int) -> Tensor:
+    start = sum(x.shape[axis] for x in inputs[:k])
+    return _getitem(g, (slice(None),) * axis + (slice(start, start + inputs[k].shape[axis]),))
+
+
+_concat = Op("concat", -1, _concat_vjp, forward=backend.concat, shape=_concat_shape)
+
+
+def concat(tensors: Sequence[Value], axis: int = 0) -> Tensor:
+    """Join tensors along an axis; their other sizes agree."""
+    if isinstance(tensors, Tensor) or len(tensors) == 0:
+        raise ValueError(f"concat needs a list of one or more tensors, got {tensors!r}")
+    parts = _one_dtype(tensors)
+    if len({x.ndim for x in parts}) != 1:
+        raise ValueError(f"concat needs tensors of one rank, got shapes {[x.shape for x in parts]}")
+    axis = _one_axis(axis, parts[0].ndim)
+    _concat_shape([x.shape for x in parts], axis)
+    return _concat(parts, axis)
+
+
+def _one_dtype(tensors: Sequence[Value]) -> list[Tensor]:
+    """Plain arrays among `tensors` take the dtype of the first Tensor."""
+    dtype = next((x.dtype for x in tensors if isinstance(x, Tensor)), None)
+    return [x if isinstance(x, Tensor) else Tensor(x, dtype=dtype) for x in tensors]
+
+
+def stack(tensors: Sequence[Value], axis: int = 0) -> Tensor:
+    """Join tensors of one shape along a new axis."""
+    if isinstance(tensors, Tensor) or len(tensors) == 0:
+        raise ValueError(f"stack needs a list of one or more tensors, got {tensors!r}")
+    parts = _one_dtype(tensors)
+    shape = parts[0].shape
+    if any(x.shape != shape for x in parts):
+        raise ValueError(f"stack needs tensors of one shape, got {[x.shape for x in parts]}")
+    axis = _one_axis(axis, len(shape) + 1)
+    return _concat([_reshape(x, (*shape[:axis], 1, *shape[axis:])) for x in parts], axis)
+
+
+def split(x: Value, sections: int | Sequence[int], axis: int = 0) -> list[Tensor]:
+    """Cut x along an axis into `sections` equal parts, or before each index of a list, as np.split does."""
+    x = as_tensor(x)
+    axis = _one_axis(axis, x.ndim)
+    n = x.shape[axis]
+    if isinstance(sections, int | np.integer):
+        if sections < 1 or n % sections:
+            raise ValueError(f"sections must divide the {n} elements of axis {axis} equally, got {sections}")
+        cuts = list(range(n // sections, n, n // sections)) if n else [0] * (int(sections) - 1)
+    else:
+        cuts = [int(i) for i in sections]
+    before = (slice(None),) * axis
+    return [_getitem(x, (*before, slice(a, b))) for a, b in zip([0, *cuts], [*cuts, n], strict=True)]
+
+
+# -- indexing ----------------------------------------------------------------------------------------------------------
+
+
+def _indexed_shape(shape: Shape, index: Any) -> Shape:
+    return np.broadcast_to(np.float32(0), shape)[index].shape
+
+
+_getitem = Op(
+    "getitem", 1, (lambda g, y, x, index: _scatter(g, x.shape, index),),
+    forward=backend.getitem, shape=_indexed_shape, accumulate=backend.add_at,
+)  # fmt: skip
+_scatter = Op(
+    "scatter", 1, (lambda u, y, g, shape, index: _getitem(u, index),),
+    forward=backend.scatter, shape=lambda g, shape, index: shape,
+)  # fmt: skip
+
+
+def getitem(x: Value, index: Any) -> Tensor:
+    """x[index] with NumPy's rules: ints, slices, None, Ellipsis, integer and boolean arrays."""
+    for part in index if isinstance(index, tuple) else (index,):
+        if isinstance(part, Tensor):
+            raise TypeError("an index must be made of ints, slices, None, Ellipsis or arrays, got a Tensor")
+    if isinstance(index, list):
+        index = np.asarray(index)
+    return _getitem(x, index)
+
+
+def _take_shape(table: Shape, indices: NDArray[np.int64]) -> Shape:
+    return indices.shape + table[1:]
+
+
+_take = Op(
+    "take", 1, (lambda g, y, table, indices: _scatter_rows(g, indices, table.shape),),
+    forward=backend.take, shape=_take_shape, accumulate=backend.add_rows,
+)  # fmt: skip
+_scatter_rows = Op(
+    "scatter_rows", 1, (lambda u, y, g, indices, shape: _take(u, indices),),
+    forward=backend.scatter_rows, shape=lambda g, indices, shape: shape,
+)  # fmt: skip
+
+
+def take(table: Value, indices: ArrayLike) -> Tensor:
+    """Rows of a table (N, ...) by integer indices of any shape, all in 0..N-1: result indices.shape + table.shape[1:].
+
+    The gradient adds each row's share in the order of the indices, so it is the same every time.
+    """
+    table = as_tensor(table)
+    which = np.asarray(indices)
+    if table.ndim < 1:
+        raise ValueError("table must have at least one axis, got shape ()")
+    if which.dtype.kind not in "iu" and which.size:
+        raise TypeError(f"indices must be integers, got {which.dtype.name}")
+    if which.size and not 0 <= which.min() <= which.max() < table.shape[0]:
+        raise IndexError(f"indices must lie in 0..{table.shape[0] - 1}, got {which.min()}..{which.max()}")
+    return _take(table, which.astype(np.int64))
+
+
+# -- products and reductions -------------------------------------------------------------------------------------------
+
+
+def _matmul_shape(a: Shape, b: Shape) -> Shape:
+    if a[-1] != b[-2]:
+        raise ValueError(f"matmul needs inner sizes that agree, got {a} @ {b}")
+    try:
+        return (*np.broadcast_shapes(a[:-2], b[:-2]), a[-2], b[-1])
+    except ValueError:
+        raise ValueError(f"matmul can not broadcast the batch axes of {a} @ {b}") from None
+
+
+def _swap(x: Tensor) -> Tensor:
+    n = x.ndim
+    return _transpose(x, (1, 0) if n == 2 else (*range(n - 2), n - 1, n - 2))
+
+
+_matmul = Op(
+    "matmul", 2,
+    (lambda g, y, a, b: _matmul(g, _swap(b)), lambda g, y, a, b: _matmul(_swap(a), g)),
+    forward=backend.matmul, shape=_matmul_shape,
+)  # fmt: skip
+
+
+def matmul(a: Value, b: Value) -> Tensor:
+    """The matrix product (..., M, K) @ (..., K, N); leading axes broadcast; a 1-D operand is a row or a column."""
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+        a, b = _one_dtype([a, b])
+    m, n = a.ndim, b.ndim
+    if m == 2 and n == 2:
+        if a.shape[1] != b.shape[0]:
+            _matmul_shape(a.shape, b.shape)
+        return _matmul(a, b)
+    if m == 0 or n == 0:
+        raise ValueError(f"matmul needs operands of at least one axis, got shapes {a.shape} and {b.shape}")
+    if m == 1:
+        y = matmul(reshape(a, (1, a.size)), b)
+        return reshape(y, y.shape[:-2] + y.shape[-1:]) if n > 1 else reshape(y, ())
+    if n == 1:
+        y = matmul(a, reshape(b, (b.size, 1)))
+        return reshape(y, y.shape[:-1])
+    shape = _matmul_shape(a.shape, b.shape)
+    if n == 2:  # one product instead of many, whose weight gradients would have to be summed
+        return reshape(_matmul(reshape(a, (math.prod(a.shape[:-1]), a.shape[-1])), b), shape)
+    return _matmul(a, b)
+
+
+def _reduced(shape: Shape, axes: Shape, keepdims: bool) -> Shape:
+    return tuple(1 if i in axes else n for i, n in enumerate(shape) if keepdims or i not in axes)
+
+
+def _restore(g: Tensor, x: Tensor, axes: Shape) -> Tensor:
+    """g, reduced over axes, repeated to x's shape."""
+    return _broadcast_to(_reshape(g, _reduced(x.shape, axes, True)), x.shape)
+
+
+def _max_vjp(g: Tensor, y: Tensor, x: Tensor, axes: Shape, keepdims: bool) -> Tensor:
+    hits = 2.0 * ew.wins(x, _restore(y, x, axes))  # 1 at each maximum, else 0
+    return hits * _restore(g / sum(hits, axes, keepdims), x, axes)
+
+
+_sum = Op(
+    "sum", 1, (lambda g, y, x, axes, keepdims: _restore(g, x, axes),),
+    forward=backend.sum_over, shape=_reduced,
+)  # fmt: skip
+_max = Op("max", 1, (_max_vjp,), forward=backend.max_over, shape=_reduced)
+
+
+def sum(x: Value, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """The sum over `axis`: an int, several, or None for all."""
+    x = as_tensor(x)
+    return _sum(x, _axes(axis, x.ndim), bool(keepdims))
+
+
+def mean(x: Value, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """The mean over `axis`: an int, several, or None for all."""
+    x = as_tensor(x)
+    axes = _axes(axis, x.ndim)
+    count = math.prod(x.shape[a] for a in axes)
+    return _sum(x, axes, bool(keepdims)) * (1.0 / count if count else float("nan"))
+
+
+def max(x: Value, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """The maximum over `axis`: an int, several, or None for all. Ties share the gradient equally."""
+    x = as_tensor(x)
+    axes = _axes(axis, x.ndim)
+    if any(x.shape[a] == 0 for a in axes):
+        raise ValueError(f"the maximum of no elements is undefined: shape {x.shape}, axis {axis}")
+    return _max(x, axes, bool(keepdims))
+
+
+# -- dtype and gradient ------------------------------------------------------------------------------------------------
+
+_astype = Op(
+    "astype", 1, (lambda g, y, x, dtype: _astype(g, x.dtype),),
+    forward=backend.astype, shape=lambda x, dtype: x,
+)  # fmt: skip
+_stop_gradient = Op("stop_gradient", 1, (None,), forward=backend.identity, shape=lambda x: x)
+
+
+def astype(x: Value, dtype: Any) -> Tensor:
+    """x in float32 or float64; the gradient returns in x's dtype."""
+    x = as_tensor(x)
+    dtype = float_dtype(dtype)
+    return x if dtype == x.dtype else _astype(x, dtype)
+
+
+def stop_gradient(x: Value) -> Tensor:
+    """x as a constant: no gradient flows through. Unlike .detach(), it can stand in a cell's step."""
+    return _stop_gradient(x)
+
+
+RECORDS: list[Op] = [
+    _reshape, _transpose, _broadcast_to, _sum_to, _concat, _getitem, _scatter, _take, _scatter_rows, _matmul, _sum,
+    _max, _astype, _stop_gradient,
+]  # fmt: skip
