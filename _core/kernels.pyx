@@ -36,8 +36,8 @@ cdef extern from "kernels.h":
         void (*sgd)(float *, const float *, float *, Py_ssize_t, double, double, double, int) noexcept nogil
         void (*rmsprop)(float *, const float *, float *, float *, Py_ssize_t, double, double, double, double,
                         double) noexcept nogil
-        void (*adam)(float *, const float *, float *, float *, Py_ssize_t, double, double, double, double, double, double,
-                     double) noexcept nogil
+        void (*adam)(float *, const float *, float *, float *, Py_ssize_t, double, double, double, double, double,
+                     double, double) noexcept nogil
     ctypedef struct KernelsF64 "tr_Kernels_f64":
         void (*map[1])(double *, const double *, const double *, const double *, Py_ssize_t) noexcept nogil
         void (*sum)(double *, const double *, Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
@@ -48,8 +48,8 @@ cdef extern from "kernels.h":
         void (*sgd)(double *, const double *, double *, Py_ssize_t, double, double, double, int) noexcept nogil
         void (*rmsprop)(double *, const double *, double *, double *, Py_ssize_t, double, double, double, double,
                         double) noexcept nogil
-        void (*adam)(double *, const double *, double *, double *, Py_ssize_t, double, double, double, double, double, double,
-                     double) noexcept nogil
+        void (*adam)(double *, const double *, double *, double *, Py_ssize_t, double, double, double, double, double,
+                     double, double) noexcept nogil
     ctypedef struct Kernels "tr_Kernels":
         const char *isa
         KernelsF32 f32
@@ -234,7 +234,7 @@ cdef tuple _blas_operand(cnp.ndarray array, Py_ssize_t item):
     return np.ascontiguousarray(array), c'N', columns
 
 
-# -- optimisers: one call a step over all parameters of a dtype ----------------------------------------------------------
+# -- optimisers: one call a step over all parameters of a dtype --------------------------------------------------------
 
 cdef struct Stretch:
     void *p             # a parameter
