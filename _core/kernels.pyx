@@ -63,7 +63,8 @@ cdef extern from *:
         __builtin_cpu_init();
         if (level == 2)
             return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")
-                && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") ? tr_kernels_avx512() : nullptr;
+                && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")
+                ? tr_kernels_avx512() : nullptr;
         if (level == 1)
             return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? tr_kernels_avx2() : nullptr;
         return tr_kernels_baseline();

@@ -70,7 +70,7 @@ struct Add {
 };
 struct Max {
     template <class T> TR_FN T start() { return (T)-__builtin_huge_val(); }
-    template <class V> TR_FN V join(V a, V b) { return (b > a) | (b != b) ? b : a; } /* NaN stays */
+    template <class V> TR_FN V join(V a, V b) { return ((b > a) | (b != b)) ? b : a; } /* NaN stays */
 };
 
 /* n elements through the lanes, then the lanes pairwise. */

@@ -96,9 +96,13 @@ template <> struct real<double> {
     static constexpr double ln2_high = 6.93147180369123816490e-01, ln2_low = 1.90821492927058770002e-10;
 };
 
-/* c0 + c1 x + c2 x^2 + ... */
-template <class T> TR_FN T poly(T, T c) { return c; }
-template <class T, class... C> TR_FN T poly(T x, T c0, T c1, C... c) { return mad(x, poly(x, c1, c...), c0); }
+/* c0 + c1 x + c2 x^2 + ..., xx = x^2. As many operations as Horner's scheme, half its latency: the pairs
+ * c0 + c1 x, c2 + c3 x, ... do not wait for each other. */
+template <class T> TR_FN T poly(T, T, T c0) { return c0; }
+template <class T> TR_FN T poly(T x, T, T c0, T c1) { return mad(x, c1, c0); }
+template <class T, class... C> TR_FN T poly(T x, T xx, T c0, T c1, T c2, C... c) {
+    return mad(xx, poly(x, xx, c2, c...), mad(x, c1, c0));
+}
 
 /* |a|, and the magnitude of a with the sign of s, without a library */
 template <class T> TR_FN T magnitude(T a) {
@@ -120,49 +124,59 @@ template <class T> TR_FN T infinite() {
 /* (e^r - 1 - r) / r^2 for |r| <= ln2/2. Minimax in the relative error of e^r - 1, by iteratively
  * reweighted least squares (Lawson) in 40 digits at 120 Chebyshev points; each coefficient was rounded,
  * lowest first, and the rest fitted again. Degree 4: 1.4e-8; degree 9: 2.4e-17. */
-TR_FN float exp_poly(float r) {
-    return poly(r, 0.5f, 0.16666548f, 0.0416668244f, 0.00836611167f, 0.00139009708f);
+TR_FN float exp_poly(float r, float rr) {
+    return poly(r, rr, 0.5f, 0.16666548f, 0.0416668244f, 0.00836611167f, 0.00139009708f);
 }
-TR_FN double exp_poly(double r) {
-    return poly(r, 0.5, 0.16666666666666602, 0.04166666666662, 0.0083333333333883066,
+TR_FN double exp_poly(double r, double rr) {
+    return poly(r, rr, 0.5, 0.16666666666666602, 0.04166666666662, 0.0083333333333883066,
                 0.0013888888920497379, 0.00019841269709597849, 2.480151636579911e-05,
                 2.7557424778445952e-06, 2.7622218922598804e-07, 2.5046015246522771e-08);
 }
 
-/* a = n ln2 + r with |r| <= ln2/2. `u` carries n + 2 bias in its low bits, and
- * e^a = 2^n (1 + p): no conversion to integers, which 64-bit lanes lack before AVX-512. */
-template <class T> struct ExpParts { T n, p; typename real<T>::bits u; };
+/* a = n ln2 + r with |r| <= ln2/2; e^a = 2^n (1 + p). Adding a large number rounds n, and leaves n + offset
+ * in the low bits of `bits`: no conversion to integers, which 64-bit lanes lack before AVX-512. */
+template <class T> struct ExpParts { T p; typename real<T>::bits bits; };
 
-template <class T> TR_FN ExpParts<T> exp_parts(T a) {
+template <class T> TR_FN ExpParts<T> exp_parts(T a, int offset) {
     typedef real<T> R;
-    constexpr T magic = R::round + (T)(2 * R::bias);
-    ExpParts<T> e;
-    T t = mad(a, R::log2e, magic);
-    e.u = to_bits(t);
-    e.n = t - magic;
-    T r = mad(e.n, -R::ln2_low, mad(e.n, -R::ln2_high, a));
-    e.p = mad(r * r, exp_poly(r), r);
-    return e;
+    const T magic = R::round + (T)offset;
+    const T t = mad(a, R::log2e, magic);
+    const T n = t - magic;
+    const T r = mad(n, -R::ln2_low, mad(n, -R::ln2_high, a));
+    const T rr = r * r;
+    return {mad(rr, exp_poly(r, rr), r), to_bits(t)};
 }
 
-/* Scales by 2^n in two steps, so a denormal result is rounded once and 2^128 * 0.9 stays finite. */
+/* 2^(b - bias): b, which may have anything above the exponent's bits, becomes the exponent. */
+template <class T> TR_FN T power_of_two(typename real<T>::bits b) {
+    return from_bits((typename real<T>::bits)(b << real<T>::mantissa));
+}
+
+/* e^a for exp_low <= a <= exp_high or NaN. Scaled in two steps: a denormal result is rounded once, and
+ * 2^128 * 0.9 stays finite. */
+template <class T> TR_FN T exp_in_range(T a) {
+    const ExpParts<T> e = exp_parts(a, 2 * real<T>::bias);
+    const auto half = e.bits >> 1;
+    const T scale = power_of_two<T>(half);
+    return mad(scale, e.p, scale) * power_of_two<T>(e.bits - half);
+}
+
+/* The larger and the smaller; NaN in b stays. (One instruction; not so in another order.) */
+template <class T> TR_FN T at_least(T low, T b) { return low > b ? low : b; }
+template <class T> TR_FN T at_most(T high, T b) { return high < b ? high : b; }
+
 template <class T> TR_FN T exp_of(T a) {
-    typedef real<T> R;
-    typedef typename R::bits B;
-    a = R::exp_low > a ? R::exp_low : a;    /* in this order NaN stays NaN */
-    a = R::exp_high < a ? R::exp_high : a;
-    ExpParts<T> e = exp_parts(a);
-    B half = e.u >> 1;
-    T y = ((T)1 + e.p) * from_bits((B)(half << R::mantissa));
-    return y * from_bits((B)((e.u - half) << R::mantissa));
+    return exp_in_range(at_most(real<T>::exp_high, at_least(real<T>::exp_low, a)));
+}
+/* e^-|a| */
+template <class T> TR_FN T exp_minus_magnitude(T a) {
+    return exp_in_range(at_least(real<T>::exp_low, -magnitude(a)));
 }
 
-/* e^a - 1 for -40 <= a <= 0: 2^n p + (2^n - 1), relatively accurate near zero. */
+/* e^a - 1 for 0 <= a <= tanh_high: 2^n p + (2^n - 1), relatively accurate near zero. */
 template <class T> TR_FN T expm1_of(T a) {
-    typedef real<T> R;
-    typedef typename R::bits B;
-    ExpParts<T> e = exp_parts(a);
-    T scale = from_bits((B)((e.u - (B)R::bias) << R::mantissa));
+    const ExpParts<T> e = exp_parts(a, real<T>::bias);
+    const T scale = power_of_two<T>(e.bits);
     return mad(scale, e.p, scale - (T)1);
 }
 
@@ -170,9 +184,9 @@ template <class T> TR_FN T expm1_of(T a) {
 
 /* (2 atanh(s) - 2 s) / s^3 as a polynomial in z = s^2, 0 <= s <= 1/5. Fitted like exp_poly, in the
  * relative error of 2 atanh(s). Degree 2: 2.9e-9; degree 6: 1.5e-17. */
-TR_FN float log_poly(float z) { return poly(z, 0.666669488f, 0.399576575f, 0.303644359f); }
+TR_FN float log_poly(float z) { return poly(z, z * z, 0.666669488f, 0.399576575f, 0.303644359f); }
 TR_FN double log_poly(double z) {
-    return poly(z, 0.66666666666672836, 0.39999999996096025, 0.28571429406719617, 0.22222137587323179,
+    return poly(z, z * z, 0.66666666666672836, 0.39999999996096025, 0.28571429406719617, 0.22222137587323179,
                 0.18186392975996429, 0.1524945760793732, 0.15373834684437906);
 }
 
@@ -242,17 +256,16 @@ TR_UNARY(exp, { return exp_of(a); })
 TR_UNARY(log, { return log_of(a); })
 /* e^-|a| cannot overflow; both signs share one division */
 TR_UNARY(sigmoid, {
-    T e = exp_of(-magnitude(a));
+    T e = exp_minus_magnitude(a);
     return (a < (T)0 ? e : (T)1) / ((T)1 + e);
 })
-/* tanh|a| = -m / (2 + m), m = e^(-2|a|) - 1: relatively accurate near zero */
+/* tanh|a| = m / (m + 2), m = e^2|a| - 1: relatively accurate near zero, and towards 1 errors of m vanish */
 TR_UNARY(tanh, {
-    T x = (T)2 * magnitude(a);
-    x = real<T>::tanh_high < x ? real<T>::tanh_high : x;
-    T m = expm1_of(-x);
-    return with_sign(-m / ((T)2 + m), a);
+    const T x = magnitude(a);
+    const T m = expm1_of(at_most(real<T>::tanh_high, x + x));
+    return with_sign(m / (m + (T)2), a);
 })
-TR_UNARY(softplus, { return (a > (T)0 ? a : (T)0) + log1p_of(exp_of(-magnitude(a))); })
+TR_UNARY(softplus, { return (a > (T)0 ? a : (T)0) + log1p_of(exp_minus_magnitude(a)); })
 TR_UNARY(relu, { return a <= (T)0 ? (T)0 : a; }) /* NaN stays NaN */
 
 TR_BINARY(add, a, b, { return a + b; })
@@ -261,8 +274,8 @@ TR_BINARY(mul, a, b, { return a * b; })
 TR_BINARY(div, a, b, { return a / b; })
 TR_BINARY(pow, a, b, { return pow_of(a, b); })
 /* a NaN on either side wins */
-TR_BINARY(maximum, a, b, { return (a > b) | (a != a) ? a : b; })
-TR_BINARY(minimum, a, b, { return (a < b) | (a != a) ? a : b; })
+TR_BINARY(maximum, a, b, { return ((a > b) | (a != a)) ? a : b; })
+TR_BINARY(minimum, a, b, { return ((a < b) | (a != a)) ? a : b; })
 TR_BINARY(greater, a, b, { return a > b ? (T)1 : (T)0; })
 /* the share of the gradient that maximum(a, b) passes to a */
 TR_BINARY(wins, a, b, { return a > b ? (T)1 : a == b ? (T)0.5 : a < b ? (T)0 : a + b; })

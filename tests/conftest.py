@@ -5,9 +5,9 @@ import importlib.util
 import numpy as np
 import pytest
 from hypothesis import settings
-from tinyrnn._core import tape
 
 from tinyrnn import module
+from tinyrnn._core import tape
 
 settings.register_profile("tinyrnn", deadline=None, max_examples=50, print_blob=True)
 settings.load_profile("tinyrnn")

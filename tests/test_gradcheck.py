@@ -5,9 +5,9 @@ import re
 
 import numpy as np
 import pytest
-from tinyrnn._core.tape import Op
 
 import tinyrnn as tr
+from tinyrnn._core.tape import Op
 
 RNG = np.random.default_rng(0)
 X = RNG.uniform(0.5, 2.0, (3, 4))

@@ -5,9 +5,9 @@ import warnings
 
 import numpy as np
 import pytest
-from tinyrnn._core import kernels
 
 import tinyrnn as tr
+from tinyrnn._core import kernels
 
 SHAPES = [(3, 4), (5,), (1,), (2, 0), (33, 7)]
 

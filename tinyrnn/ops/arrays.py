@@ -198,12 +198,16 @@ _scatter = Op(
 
 def getitem(x: Value, index: Any) -> Tensor:
     """x[index] with NumPy's rules: ints, slices, None, Ellipsis, integer and boolean arrays."""
-    for part in index if isinstance(index, tuple) else (index,):
-        if isinstance(part, Tensor):
-            raise TypeError("an index must be made of ints, slices, None, Ellipsis or arrays, got a Tensor")
-    if isinstance(index, list):
-        index = np.asarray(index)
-    return _getitem(x, index)
+    if isinstance(index, tuple):
+        return _getitem(x, tuple([_kept(part) for part in index]))
+    return _getitem(x, _kept(index))
+
+
+def _kept(part: Any) -> Any:
+    """One part of an index as the tape can keep it: an array that its owner may change is copied."""
+    if isinstance(part, Tensor):
+        raise TypeError("an index must be made of ints, slices, None, Ellipsis or arrays, got a Tensor")
+    return np.array(part) if isinstance(part, np.ndarray | list) else part
 
 
 def _take_shape(table: Shape, indices: NDArray[np.int64]) -> Shape:

@@ -85,8 +85,8 @@ div = _op(
 pow = _op(
     "pow",
     (
-        # Where the exponent is 0 the slope is 0, though the formula says 0 * a**-1.
-        lambda g, y, a, b: where(b, g * b * pow(a, b - 1.0), 0.0),
+        # Where the exponent is 0 the slope is 0, of any order, though the formula says 0 * a**-1.
+        lambda g, y, a, b: g * b * pow(where(b, a, 1.0), b - 1.0),
         lambda g, y, a, b: where(a, g * y * log(where(a, a, 1.0)), 0.0),
     ),
     np.power,
