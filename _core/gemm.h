@@ -28,13 +28,13 @@ namespace product_detail {
 using index = std::ptrdiff_t;
 
 // A tile of C is tile_rows x (tile_vectors vectors). It lives in registers together with one row of a panel of B and
-// one broadcast element of A: 28+2+1 of 32 registers, 12+2+1 of 16, 24+3+1 of 32.
+// one broadcast element of A: 28+2+1 of 32 registers, 12+2+1 of 16.
 #if defined(__AVX512F__)
 constexpr int vector_bytes = 64, tile_rows = 14, tile_vectors = 2;
 #elif defined(__AVX2__)
 constexpr int vector_bytes = 32, tile_rows = 6, tile_vectors = 2;
 #elif defined(__aarch64__)
-constexpr int vector_bytes = 16, tile_rows = 8, tile_vectors = 3;
+constexpr int vector_bytes = 16, tile_rows = 8, tile_vectors = 2;
 #else
 constexpr int vector_bytes = 16, tile_rows = 6, tile_vectors = 2;
 #endif
@@ -48,9 +48,17 @@ using vector = typename Vector<T>::type;
 template <class T>
 constexpr int panel_width = tile_vectors * vector_bytes / int(sizeof(T));
 
-// A panel's block, k_block rows of 64 bytes (AVX2), is half the first-level cache; the rows of A take a fifth.
+// A panel's block of k_block rows (64 KiB, in double 32) stays in the second-level cache while all rows of A pass; from
+// there it streams, fetched `ahead` rows before use. Longer blocks are faster (measured: 256 to 1024 gain 3-5 %), as
+// each tile pays once a block for its start and its stores; shorter ones would lose fewer bits.
 template <class T>
-constexpr index k_block = 1024 / sizeof(T);
+constexpr index k_block = (vector_bytes == 64 ? 2048 : 4096) / sizeof(T);
+constexpr index ahead = 16;
+
+// gemm: so many rows of A lie packed in the second-level cache, so many columns of B in the third.
+constexpr index row_block = 48 / tile_rows * tile_rows, column_block = 1024;
+
+constexpr index least(index a, index b) { return a < b ? a : b; }
 
 template <class T>
 inline vector<T> load(const T *p) {
@@ -84,11 +92,11 @@ inline V mad(V a, V b, V c) {
 // Rows are reached from every third one by scaled addressing: 14 pointers would not fit the integer registers.
 template <class T, int R, int P>
 inline __attribute__((always_inline)) void rank_one(vector<T> (&sum)[R][P * tile_vectors],
-                                                    const char *const (&third)[(R + 2) / 3], index step, index k,
+                                                    const char *const (&third)[(R + 2) / 3], index step,
                                                     const T *b, index stride) {
     constexpr int V = P * tile_vectors, W = panel_width<T> / tile_vectors;
     const auto left_of = [&](int r) {
-        return *reinterpret_cast<const T *>(third[r / 3] + r % 3 * step + k * index(sizeof(T))) - vector<T>{};
+        return *reinterpret_cast<const T *>(third[r / 3] + r % 3 * step) - vector<T>{};
     };
     const auto right_of = [&](int v) { return load(b + v / tile_vectors * stride + v % tile_vectors * W); };
     if constexpr (V <= R) {  // hold the fewer in registers, stream the others
@@ -114,18 +122,6 @@ inline __attribute__((always_inline)) void rank_one(vector<T> (&sum)[R][P * tile
     }
 }
 
-#ifndef BAR
-#define BAR 1
-#endif
-#ifndef UN
-#define UN 4
-#endif
-#ifndef PF
-#define PF 1
-#endif
-#ifndef DIST
-#define DIST 8
-#endif
 // C[R rows, P panels] [+]= A[R rows, K] B[K, P panels], K <= k_block, whole panels. `stride`: from panel to panel of B.
 template <class T, int R, int P>
 inline __attribute__((always_inline)) void tile(T *c, index ldc, const T *a, index lda, const T *b, index stride,
@@ -135,29 +131,17 @@ inline __attribute__((always_inline)) void tile(T *c, index ldc, const T *a, ind
     const char *third[(R + 2) / 3];
 #pragma GCC unroll 16
     for (int i = 0; i < (R + 2) / 3; ++i) third[i] = reinterpret_cast<const char *>(a + 3 * i * lda);
-    index step = lda * index(sizeof(T));
-    index k = 0;
-    for (; k + UN <= K; k += UN) {
+    const index step = lda * index(sizeof(T));
+    for (const T *end = b + K * NR; b != end; b += NR) {
 #pragma GCC unroll 16
-        for (int i = 0; i < (R + 2) / 3; ++i) if (BAR) asm("" : "+r"(third[i]));
-#pragma GCC unroll 4
-        for (int u = 0; u < UN; ++u) {
-#if PF
-            __builtin_prefetch(b + (u + DIST) * NR);
-            if (vector_bytes == 64) __builtin_prefetch(b + (u + DIST) * NR+NR/2);
-#endif
-            rank_one<T, R, P>(sum, third, step, u, b + u * NR, stride);
+        for (int v = 0; v < V; v += 64 / vector_bytes)  // a line each
+            __builtin_prefetch(b + v / tile_vectors * stride + v % tile_vectors * W + ahead * NR);
+        rank_one<T, R, P>(sum, third, step, b, stride);
+#pragma GCC unroll 16
+        for (int i = 0; i < (R + 2) / 3; ++i) {
+            third[i] += sizeof(T);
+            asm("" : "+r"(third[i]));  // or the compiler keeps a pointer a row, half of them in memory
         }
-#pragma GCC unroll 16
-        for (int i = 0; i < (R + 2) / 3; ++i) third[i] += UN * sizeof(T);
-        b += UN * NR;
-    }
-#pragma GCC unroll 1
-    for (; k < K; ++k) {
-        rank_one<T, R, P>(sum, third, step, 0, b, stride);
-#pragma GCC unroll 16
-        for (int i = 0; i < (R + 2) / 3; ++i) third[i] += sizeof(T);
-        b += NR;
     }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
@@ -168,15 +152,15 @@ inline __attribute__((always_inline)) void tile(T *c, index ldc, const T *a, ind
         }
 }
 
-// Panels that R rows take at once: the fused multiply-add has a latency of 4 and two start a cycle, so fewer than
-// 8 sums at a time would wait for one another.
+// Panels that so many rows take at once: a fused multiply-add takes 4 cycles and two start in each, so fewer than 8
+// sums under way would wait for one another.
 constexpr int panels_at_once(int rows) {
     int panels = 1;
-    while (rows * tile_vectors * panels < 8 && rows * tile_vectors * panels * 2 <= tile_rows * tile_vectors) panels *= 2;
+    while (rows * tile_vectors * panels < 8 && rows * panels * 2 <= tile_rows) panels *= 2;
     return panels;
 }
 
-// `tile` over several whole panels.
+// `tile` over several whole panels: P at a time, then P/2, ..
 template <class T, int R, int P = panels_at_once(R)>
 void strip(T *c, index ldc, const T *a, index lda, const T *b, index stride, index K, index panels, bool add) {
     for (; panels >= P; panels -= P, c += P * panel_width<T>, b += P * stride)
@@ -193,16 +177,20 @@ inline Strip<T> strip_of(int rows, std::integer_sequence<int, R...>) {
     return table[rows - 1];
 }
 
+// M rows cut into as few tiles as hold them, of equal height: `taller` of them have one row more than `each`.
+struct Rows {
+    index tiles, each, taller;
+    explicit Rows(index M) : tiles((M + tile_rows - 1) / tile_rows), each(M / tiles), taller(M % tiles) {}
+};
+
 // C[M, panels] [+]= A[M, K] B[K, panels], K <= k_block; `width` counts the columns of C, the last panel may be partial.
-// The rows are cut into equal tiles, as few as hold them.
 template <class T>
-inline void block(T *c, index ldc, const T *a, index lda, const T *b, index stride, index M, index K, index width,
+inline void block(T *c, index ldc, const T *a, index lda, const T *b, index stride, Rows M, index K, index width,
                   bool add) {
     constexpr index NR = panel_width<T>;
-    const index tiles = (M + tile_rows - 1) / tile_rows, rows = M / tiles, taller = M % tiles;
     const index whole = width / NR, rest = width % NR;
-    for (index i = 0; i < tiles; ++i) {
-        const index R = rows + (i < taller);
+    for (index i = 0; i < M.tiles; ++i) {
+        const index R = M.each + (i < M.taller);
         const Strip<T> run = strip_of<T>(int(R), std::make_integer_sequence<int, tile_rows>());
         if (whole) run(c, ldc, a, lda, b, stride, K, whole, add);
         if (rest) {  // through a whole tile aside, so that no store leaves C
@@ -222,18 +210,49 @@ inline void zero(T *c, index ldc, index M, index N) {
     for (index i = 0; i < M; ++i) std::memset(c + i * ldc, 0, N * sizeof(T));
 }
 
-// out (m, n) rows `ldo` apart = in, strides (rs, cs); in squares, so that either side's lines are used whole.
+// out (4, 4) = in (4, 4) transposed.
 template <class T>
-inline void copy(T *__restrict out, index ldo, const T *__restrict in, index rs, index cs, index m, index n) {
+inline void transpose4(T *out, index ldo, const T *in, index ldi) {
+    typedef T quad __attribute__((vector_size(4 * sizeof(T))));
+    quad a, b, c, d;
+    std::memcpy(&a, in, sizeof a);
+    std::memcpy(&b, in + ldi, sizeof a);
+    std::memcpy(&c, in + 2 * ldi, sizeof a);
+    std::memcpy(&d, in + 3 * ldi, sizeof a);
+    // Two rounds of interleaving.
+    const quad ac = __builtin_shufflevector(a, c, 0, 4, 1, 5), ca = __builtin_shufflevector(a, c, 2, 6, 3, 7),
+               bd = __builtin_shufflevector(b, d, 0, 4, 1, 5), db = __builtin_shufflevector(b, d, 2, 6, 3, 7);
+    a = __builtin_shufflevector(ac, bd, 0, 4, 1, 5);
+    b = __builtin_shufflevector(ac, bd, 2, 6, 3, 7);
+    c = __builtin_shufflevector(ca, db, 0, 4, 1, 5);
+    d = __builtin_shufflevector(ca, db, 2, 6, 3, 7);
+    std::memcpy(out, &a, sizeof a);
+    std::memcpy(out + ldo, &b, sizeof a);
+    std::memcpy(out + 2 * ldo, &c, sizeof a);
+    std::memcpy(out + 3 * ldo, &d, sizeof a);
+}
+
+// out (m, n), rows ldo apart, = in, strides (rs, cs).
+template <class T>
+inline void copy(T *out, index ldo, const T *in, index rs, index cs, index m, index n) {
     if (cs == 1) {
         for (index i = 0; i < m; ++i) std::memcpy(out + i * ldo, in + i * rs, n * sizeof(T));
         return;
     }
-    constexpr index S = 16;
-    for (index i0 = 0; i0 < m; i0 += S)
-        for (index j0 = 0; j0 < n; j0 += S)
-            for (index i = i0; i < (i0 + S < m ? i0 + S : m); ++i)
-                for (index j = j0; j < (j0 + S < n ? j0 + S : n); ++j) out[i * ldo + j] = in[i * rs + j * cs];
+    constexpr index S = 16;  // columns at a time, so that the lines read are used whole while they are near
+    for (index j0 = 0; j0 < n; j0 += S) {
+        const index j1 = least(n, j0 + S);
+        index i = 0;
+        if (rs == 1)
+            for (; i + 4 <= m; i += 4) {
+                index j = j0;
+                for (; j + 4 <= j1; j += 4) transpose4(out + i * ldo + j, ldo, in + i + j * cs, cs);
+                for (; j < j1; ++j)
+                    for (index q = i; q < i + 4; ++q) out[q * ldo + j] = in[q + j * cs];
+            }
+        for (; i < m; ++i)
+            for (index j = j0; j < j1; ++j) out[i * ldo + j] = in[i * rs + j * cs];
+    }
 }
 
 }  // namespace product_detail
@@ -249,28 +268,80 @@ inline std::ptrdiff_t packed_size(std::ptrdiff_t K, std::ptrdiff_t N) {
 template <class T>
 inline void pack_b(T *packed, const T *b, std::ptrdiff_t rs, std::ptrdiff_t cs, std::ptrdiff_t K, std::ptrdiff_t N) {
     using namespace product_detail;
-    constexpr index NR = panel_width<T>;
-    for (index j = 0; j < N; j += NR, packed += K * NR) {
-        const index width = N - j < NR ? N - j : NR;
-        if (width < NR) std::memset(packed, 0, K * NR * sizeof(T));
-        copy(packed, NR, b + j * cs, rs, cs, K, width);
+    constexpr index NR = panel_width<T>, W = NR / tile_vectors;
+    if (K <= 0) return;
+    index j = 0;
+    if (cs == 1)  // several panels at a time, so that longer pieces of a row are read
+        for (index panels; (panels = least((N - j) / NR, 8)) > 0; j += panels * NR)
+            for (index k = 0; k < K; ++k)
+                for (index p = 0; p < panels; ++p)
+                    for (index v = 0; v < NR; v += W)
+                        store(packed + (j + p * NR) * K + k * NR + v, load(b + k * rs + j + p * NR + v));
+    for (; j < N; j += NR) {
+        T *const panel = packed + j * K;
+        const index width = least(N - j, NR);
+        if (width < NR) std::memset(panel, 0, K * NR * sizeof(T));
+        copy(panel, NR, b + j * cs, rs, cs, K, width);
     }
 }
 
 // C (M, N), rows ldc apart, = (add: +=) A (M, K), rows lda apart, times packed B. C may not overlap A or B.
+// Fastest when lda is no multiple of 1024 elements, as such rows share the sets of the cache.
 template <class T>
 inline void product(T *c, std::ptrdiff_t ldc, const T *a, std::ptrdiff_t lda, const T *packed, std::ptrdiff_t M,
                     std::ptrdiff_t K, std::ptrdiff_t N, bool add) {
     using namespace product_detail;
     constexpr index NR = panel_width<T>;
     if (M <= 0 || N <= 0) return;
-    if (K <= 0) return add ? void() : zero(c, ldc, M, N);
-    // Panel by panel: B streams through once, a panel's block stays in the first-level cache for all rows.
-    const index tiles = (M + tile_rows - 1) / tile_rows, group = NR * panels_at_once(int(M / tiles));
+    if (K <= 0) {
+        if (!add) zero(c, ldc, M, N);
+        return;
+    }
+    // Panel by panel, so that B, the larger side, streams through once. One tile of rows takes all panels in one call.
+    const Rows rows(M);
+    const index group = rows.tiles == 1 && K <= k_block<T> ? N : NR * panels_at_once(int(rows.each));
     for (index j = 0; j < N; j += group)
         for (index k = 0; k < K; k += k_block<T>)
-            block(c + j, ldc, a + k, lda, packed + j * K + k * NR, K * NR, M, K - k < k_block<T> ? K - k : k_block<T>,
-                  N - j < group ? N - j : group, add || k);
+            block(c + j, ldc, a + k, lda, packed + j * K + k * NR, K * NR, rows, least(K - k, k_block<T>),
+                  least(N - j, group), add || k);
+}
+
+// Elements of workspace that `gemm` needs.
+template <class T>
+inline std::ptrdiff_t workspace_size(std::ptrdiff_t M, std::ptrdiff_t N, std::ptrdiff_t K) {
+    using namespace product_detail;
+    K = least(K, k_block<T>);
+    return packed_size<T>(K, least(N, column_block)) + least(M, row_block) * K;
+}
+
+// C (M, N), rows ldc apart, = (add: +=) A (M, K) B (K, N), A and B with strides (row, column) in elements.
+// `workspace`: workspace_size(M, N, K) elements, best at a multiple of 64 bytes. C may not overlap A or B.
+template <class T>
+inline void gemm(T *c, std::ptrdiff_t ldc, const T *a, std::ptrdiff_t a_rs, std::ptrdiff_t a_cs, const T *b,
+                 std::ptrdiff_t b_rs, std::ptrdiff_t b_cs, std::ptrdiff_t M, std::ptrdiff_t N, std::ptrdiff_t K,
+                 bool add, T *workspace) {
+    using namespace product_detail;
+    constexpr index NR = panel_width<T>;
+    if (M <= 0 || N <= 0) return;
+    if (K <= 0) {
+        if (!add) zero(c, ldc, M, N);
+        return;
+    }
+    for (index j0 = 0; j0 < N; j0 += column_block)
+        for (index k0 = 0; k0 < K; k0 += k_block<T>) {
+            const index n = least(N - j0, column_block), k = least(K - k0, k_block<T>);
+            T *const right = workspace, *const left = workspace + packed_size<T>(k, n);
+            pack_b(right, b + k0 * b_rs + j0 * b_cs, b_rs, b_cs, k, n);
+            for (index i0 = 0; i0 < M; i0 += row_block) {
+                const index m = least(M - i0, row_block);
+                copy(left, k, a + i0 * a_rs + k0 * a_cs, a_rs, a_cs, m, k);
+                const Rows rows(m);
+                const index group = NR * panels_at_once(int(rows.each));
+                for (index j = 0; j < n; j += group)
+                    block(c + i0 * ldc + j0 + j, ldc, left, k, right + j * k, k * NR, rows, k, least(n - j, group),
+                          add || k0);
+            }
+        }
 }
 
 }  // namespace TR_ISA

@@ -36,6 +36,11 @@ extern "C" {
                         double eps, double momentum, double weight_decay);                       \
         void (*adam)(T *p, const T *g, T *m, T *v, ptrdiff_t n, double rate, double beta1,       \
                      double beta2, double scale, double eps, double decay, double shrink);       \
+        /* the recurrent product (gemm.h) and the time loop (scan.h); `loop` is a tr::Loop<T> */     \
+        ptrdiff_t (*packed_size)(ptrdiff_t K, ptrdiff_t N);                                      \
+        void (*pack)(T *packed, const T *b, ptrdiff_t rs, ptrdiff_t cs, ptrdiff_t K, ptrdiff_t N); \
+        ptrdiff_t (*scratch_size)(const void *loop, ptrdiff_t rows);                             \
+        void (*run_loop)(const void *loop, ptrdiff_t first, ptrdiff_t last, T **at, T *scratch); \
     } Name;
 
 TR_KERNELS_OF(tr_Kernels_f32, float)

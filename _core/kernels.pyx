@@ -11,7 +11,7 @@ import os
 cimport numpy as cnp
 from cpython.pycapsule cimport PyCapsule_New
 from libc.math cimport pow as c_pow, sqrt as c_sqrt
-from libc.stdint cimport int64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.string cimport memset
 from libcpp.vector cimport vector
 from scipy.linalg.cython_blas cimport dgemm, sgemm
@@ -36,8 +36,12 @@ cdef extern from "kernels.h":
         void (*sgd)(float *, const float *, float *, Py_ssize_t, double, double, double, int) noexcept nogil
         void (*rmsprop)(float *, const float *, float *, float *, Py_ssize_t, double, double, double, double,
                         double) noexcept nogil
-        void (*adam)(float *, const float *, float *, float *, Py_ssize_t, double, double, double, double, double, double,
-                     double) noexcept nogil
+        void (*adam)(float *, const float *, float *, float *, Py_ssize_t, double, double, double, double, double,
+                     double, double) noexcept nogil
+        Py_ssize_t (*packed_size)(Py_ssize_t, Py_ssize_t) noexcept nogil
+        void (*pack)(float *, const float *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
+        Py_ssize_t (*scratch_size)(const void *, Py_ssize_t) noexcept nogil
+        void (*run_loop)(const void *, Py_ssize_t, Py_ssize_t, float **, float *) noexcept nogil
     ctypedef struct KernelsF64 "tr_Kernels_f64":
         void (*map[1])(double *, const double *, const double *, const double *, Py_ssize_t) noexcept nogil
         void (*sum)(double *, const double *, Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
@@ -48,8 +52,12 @@ cdef extern from "kernels.h":
         void (*sgd)(double *, const double *, double *, Py_ssize_t, double, double, double, int) noexcept nogil
         void (*rmsprop)(double *, const double *, double *, double *, Py_ssize_t, double, double, double, double,
                         double) noexcept nogil
-        void (*adam)(double *, const double *, double *, double *, Py_ssize_t, double, double, double, double, double, double,
-                     double) noexcept nogil
+        void (*adam)(double *, const double *, double *, double *, Py_ssize_t, double, double, double, double, double,
+                     double, double) noexcept nogil
+        Py_ssize_t (*packed_size)(Py_ssize_t, Py_ssize_t) noexcept nogil
+        void (*pack)(double *, const double *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
+        Py_ssize_t (*scratch_size)(const void *, Py_ssize_t) noexcept nogil
+        void (*run_loop)(const void *, Py_ssize_t, Py_ssize_t, double **, double *) noexcept nogil
     ctypedef struct Kernels "tr_Kernels":
         const char *isa
         KernelsF32 f32
@@ -234,7 +242,7 @@ cdef tuple _blas_operand(cnp.ndarray array, Py_ssize_t item):
     return np.ascontiguousarray(array), c'N', columns
 
 
-# -- optimisers: one call a step over all parameters of a dtype ----------------------------------------------------------
+# -- optimisers: one call a step over all parameters of a dtype --------------------------------------------------------
 
 cdef struct Stretch:
     void *p             # a parameter
@@ -350,3 +358,160 @@ def adam(list parameters, list gradients, means, squares, steps, double lr, doub
             else:
                 kernels.f64.adam(<double *> s.p, <const double *> s.g, <double *> m + s.at, <double *> v + s.at, s.n,
                                  rate, beta1, beta2, scale, eps, decay, shrink)
+
+
+# -- the time loop -----------------------------------------------------------------------------------------------------
+
+cdef extern from "program.h":
+    ctypedef struct Instruction "tr::Instruction":
+        int kind
+    enum:
+        SCRATCH "tr::SCRATCH"
+        TILE "tr::TILE"
+        VECTOR "tr::VECTOR"
+        SEQUENCE "tr::SEQUENCE"
+        BEFORE "tr::BEFORE"
+        AFTER "tr::AFTER"
+    ctypedef struct BufferF32 "tr::Buffer<float>":
+        float *base
+        float *other
+        Py_ssize_t ld
+        int64_t place
+    ctypedef struct LoopF32 "tr::Loop<float>":
+        const Instruction *program
+        Py_ssize_t instructions
+        const BufferF32 *buffers
+        Py_ssize_t n_buffers
+        const float *const *weights
+        const int32_t *index
+        const int64_t *count
+        const int64_t *offset
+        Py_ssize_t steps
+        int backwards
+    ctypedef struct BufferF64 "tr::Buffer<double>":
+        double *base
+        double *other
+        Py_ssize_t ld
+        int64_t place
+    ctypedef struct LoopF64 "tr::Loop<double>":
+        const Instruction *program
+        Py_ssize_t instructions
+        const BufferF64 *buffers
+        Py_ssize_t n_buffers
+        const double *const *weights
+        const int32_t *index
+        const int64_t *count
+        const int64_t *offset
+        Py_ssize_t steps
+        int backwards
+
+cdef extern from "shards.h":
+    ctypedef void (*RunF32)(const void *, Py_ssize_t, Py_ssize_t, float **, float *) noexcept nogil
+    ctypedef void (*RunF64)(const void *, Py_ssize_t, Py_ssize_t, double **, double *) noexcept nogil
+    void run_shards_f32 "tr::run_shards<float>"(RunF32, const LoopF32 *, const Py_ssize_t *, Py_ssize_t, float **,
+                                                float *, Py_ssize_t) noexcept nogil
+    void run_shards_f64 "tr::run_shards<double>"(RunF64, const LoopF64 *, const Py_ssize_t *, Py_ssize_t, double **,
+                                                 double *, Py_ssize_t) noexcept nogil
+
+PLACES = {"scratch": SCRATCH, "tile": TILE, "vector": VECTOR, "sequence": SEQUENCE, "before": BEFORE, "after": AFTER}
+KINDS = {"map": 0, "product": 1, "copy": 2, "sum": 3, "max": 4, "gather": 5, "scatter_add": 6}
+INSTRUCTION_FIELDS = ("kind", "code", "width", "inner", "n", "add", "index", "dst", "dst_at", "a", "a_at", "b", "b_at",
+                      "c", "c_at")
+
+ctypedef fused real:
+    float
+    double
+
+
+def run_loop(cnp.ndarray program, cnp.ndarray index, list buffers, list weights, cnp.ndarray count,
+             cnp.ndarray offset, bint backwards, cuts):
+    """Run a program (program.h) over all its steps.
+
+    program  (instructions, 15) int32, the fields of INSTRUCTION_FIELDS; index (n,) int32
+    buffers  (place, array, other, columns) each: see program.h; scratch has no arrays, only its columns
+    weights  2-D arrays (K, N) of any strides: packed here, once for the whole sequence
+    count, offset  (steps,) int64: rows of a step, and where they begin in a sequence
+    cuts     rows at which the batch is cut into shards, 0 first and the batch last; a thread runs each
+    """
+    if program.dtype != np.int32 or index.dtype != np.int32 or count.dtype != np.int64 or offset.dtype != np.int64:
+        raise TypeError("program and index must be int32, count and offset int64")
+    dtype = next(b[1] for b in buffers if b[1] is not None).dtype
+    if dtype == np.float32:
+        _run_loop[float](program, index, buffers, weights, count, offset, backwards, cuts, 0)
+    else:
+        _run_loop[double](program, index, buffers, weights, count, offset, backwards, cuts, 0)
+
+
+cdef _run_loop(cnp.ndarray program, cnp.ndarray index, list buffers, list weights, cnp.ndarray count,
+               cnp.ndarray offset, bint backwards, cuts, real which):
+    cdef Py_ssize_t n = len(buffers), shards = len(cuts) - 1, k, size, total = 0, rows = 0, each
+    cdef cnp.ndarray array
+    cdef vector[Py_ssize_t] bounds
+    cdef vector[real *] at
+    cdef vector[const real *] packed
+    cdef vector[BufferF32] table32
+    cdef vector[BufferF64] table64
+    cdef LoopF32 loop32
+    cdef LoopF64 loop64
+    cdef real *base
+    cdef real *other
+    cdef real *space
+    cdef Py_ssize_t ld, item = sizeof(real)
+    for k in range(shards + 1):
+        bounds.push_back(cuts[k])
+        if k:
+            rows = max(rows, bounds[k] - bounds[k - 1])
+    at.resize(n * shards)
+    # 1. where everything lies
+    for place, one, two, columns in buffers:
+        base = other = NULL
+        ld = columns
+        if one is not None:
+            array = one
+            base = <real *> cnp.PyArray_DATA(array)
+            ld = cnp.PyArray_STRIDE(array, 0) // item if place != VECTOR else 0
+        if two is not None:
+            array = two
+            other = <real *> cnp.PyArray_DATA(array)
+        if real is float:
+            table32.push_back(BufferF32(base, other, ld, place))
+        else:
+            table64.push_back(BufferF64(base, other, ld, place))
+    # 2. the weights, packed
+    for array in weights:
+        if real is float:
+            total += (kernels.f32.packed_size(array.shape[0], array.shape[1]) + 15) & ~15
+        else:
+            total += (kernels.f64.packed_size(array.shape[0], array.shape[1]) + 15) & ~15
+    if real is float:
+        loop32 = LoopF32(<const Instruction *> cnp.PyArray_DATA(program), program.shape[0], table32.data(), n, NULL,
+                         <const int32_t *> cnp.PyArray_DATA(index), <const int64_t *> cnp.PyArray_DATA(count),
+                         <const int64_t *> cnp.PyArray_DATA(offset), count.shape[0], backwards)
+        each = (kernels.f32.scratch_size(&loop32, rows) + 15) & ~15
+    else:
+        loop64 = LoopF64(<const Instruction *> cnp.PyArray_DATA(program), program.shape[0], table64.data(), n, NULL,
+                         <const int32_t *> cnp.PyArray_DATA(index), <const int64_t *> cnp.PyArray_DATA(count),
+                         <const int64_t *> cnp.PyArray_DATA(offset), count.shape[0], backwards)
+        each = (kernels.f64.scratch_size(&loop64, rows) + 15) & ~15
+    cdef cnp.npy_intp length = total + shards * each + 16
+    space_array = cnp.PyArray_EMPTY(1, &length, cnp.NPY_FLOAT32 if real is float else cnp.NPY_FLOAT64, 0)
+    space = <real *> ((<uint64_t> cnp.PyArray_DATA(space_array) + 63) & ~<uint64_t> 63)
+    for array in weights:
+        packed.push_back(space)
+        if real is float:
+            kernels.f32.pack(space, <float *> cnp.PyArray_DATA(array), cnp.PyArray_STRIDE(array, 0) // item,
+                             cnp.PyArray_STRIDE(array, 1) // item, array.shape[0], array.shape[1])
+            space += (kernels.f32.packed_size(array.shape[0], array.shape[1]) + 15) & ~15
+        else:
+            kernels.f64.pack(space, <double *> cnp.PyArray_DATA(array), cnp.PyArray_STRIDE(array, 0) // item,
+                             cnp.PyArray_STRIDE(array, 1) // item, array.shape[0], array.shape[1])
+            space += (kernels.f64.packed_size(array.shape[0], array.shape[1]) + 15) & ~15
+    # 3. the loop
+    if real is float:
+        loop32.weights = packed.data()
+        with nogil:
+            run_shards_f32(kernels.f32.run_loop, &loop32, bounds.data(), shards, at.data(), space, each)
+    else:
+        loop64.weights = packed.data()
+        with nogil:
+            run_shards_f64(kernels.f64.run_loop, &loop64, bounds.data(), shards, at.data(), space, each)

@@ -41,7 +41,7 @@ def concat(arrays: Sequence[Array], axis: int) -> Array:
 def matmul(a: Array, b: Array) -> Array:
     if a.ndim == 2 == b.ndim:
         return kernels.matmul(a, b)
-    return np.matmul(a, b)
+    return np.asarray(np.matmul(a, b))
 
 
 def _reduce(kind: str, x: Array, axes: Axes, keepdims: bool) -> Array:

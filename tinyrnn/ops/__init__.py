@@ -64,8 +64,8 @@ _tape.bind(
     {
         "abs": abs, "square": square, "astype": astype, "getitem": getitem, "sum": sum, "mean": mean, "max": max,
         "reshape": reshape, "transpose": transpose, "sum_to": sum_to,
-    }  # fmt: skip
-)
+    }
+)  # fmt: skip
 
 __all__ = [
     "RECORDS", "abs", "add", "astype", "binary_cross_entropy_with_logits", "broadcast_to", "concat", "cross_entropy",

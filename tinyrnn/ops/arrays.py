@@ -1,11 +1,13 @@
 """The ops that move, sum or multiply whole arrays: a record each, and the functions that users call.
 
 A function checks and normalises its arguments (axes counted from the front, shapes as tuples of int), then applies
-the record, so that attributes on the tape have one form. Shape rules work on shapes alone and raise for what does not fit.
+the record, so that attributes on the tape have one form. Shape rules work on shapes alone and raise for what does not
+fit.
 """
 
 from __future__ import annotations
 
+import builtins
 import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -59,12 +61,13 @@ _reshape = Op(
 def reshape(x: Value, shape: int | Sequence[int]) -> Tensor:
     """The same values in another shape; one size may be -1."""
     x = as_tensor(x)
-    wanted = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
+    given = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
+    wanted = given
     known = math.prod(n for n in wanted if n != -1)
     if wanted.count(-1) == 1 and known and x.size % known == 0:
         wanted = tuple(x.size // known if n == -1 else n for n in wanted)
     if any(n < 0 for n in wanted) or math.prod(wanted) != x.size:
-        raise ValueError(f"reshape can not make shape {tuple(shape) if wanted else ()} of {x.shape}")
+        raise ValueError(f"reshape can not make shape {given} of {x.shape}")
     return _reshape(x, tuple(int(n) for n in wanted))
 
 
@@ -120,11 +123,11 @@ def _concat_shape(shapes: Sequence[Shape], axis: int) -> Shape:
     first = shapes[0]
     if any(s[:axis] + s[axis + 1 :] != first[:axis] + first[axis + 1 :] for s in shapes):
         raise ValueError(f"concat along axis {axis} needs shapes that agree elsewhere, got {list(shapes)}")
-    return (*first[:axis], sum(s[axis] for s in shapes), *first[axis + 1 :])
+    return (*first[:axis], builtins.sum(s[axis] for s in shapes), *first[axis + 1 :])
 
 
 def _concat_vjp(k: int, g: Tensor, y: Tensor, inputs: Sequence[Tensor], axis: int) -> Tensor:
-    start = sum(x.shape[axis] for x in inputs[:k])
+    start = builtins.sum(x.shape[axis] for x in inputs[:k])
     return _getitem(g, (slice(None),) * axis + (slice(start, start + inputs[k].shape[axis]),))
 
 
@@ -180,7 +183,7 @@ def split(x: Value, sections: int | Sequence[int], axis: int = 0) -> list[Tensor
 
 
 def _indexed_shape(shape: Shape, index: Any) -> Shape:
-    return np.broadcast_to(np.float32(0), shape)[index].shape
+    return np.shape(np.broadcast_to(np.float32(0), shape)[index])
 
 
 _getitem = Op(

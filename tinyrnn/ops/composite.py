@@ -49,8 +49,8 @@ def dropout(x: Value, p: float, rng: np.random.Generator, training: bool = True)
         return x
     if isinstance(x._array, Abstract):
         raise TraceError(
-            "dropout draws new numbers, which a recorded step would repeat at every time step: draw the mask outside and "
-            "give it to the cell as a time input or a state, or run the cell with tr.unroll"
+            "dropout draws new numbers, which a recorded step would repeat at every time step: draw the mask outside "
+            "and give it to the cell as a time input or a state, or run the cell with tr.unroll"
         )
     mask = rng.random(x.shape, dtype=np.float32) >= p
     return x * wrap(mask.astype(x.dtype) / x.dtype.type(1.0 - p))

@@ -1,0 +1,241 @@
+"""The loop over time: `unroll` runs a cell step by step on the tape. It is what every faster way must equal.
+
+Notation: T steps, B rows (examples), I the width of the input, H that of the first state, which is the output.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from tinyrnn import ops
+from tinyrnn._core.tape import Tensor, wrap
+from tinyrnn.module import Cell
+from tinyrnn.plan.run import Layout
+
+Array = npt.NDArray[Any]
+Sequences: TypeAlias = Tensor | Array | tuple[Tensor | Array, ...]
+States: TypeAlias = Tensor | Array | Sequence[Tensor | Array] | None
+
+
+def unroll(
+    cell: Cell,
+    xs: Sequences,
+    state: States = None,
+    *,
+    lengths: npt.ArrayLike | None = None,
+    reverse: bool = False,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run a cell over time, op by op on the tape: (ys (T, B, H), the final states (B, size) each).
+
+    xs       (T, B, I), a Tensor of the cell's dtype or an array, or a tuple of such for a cell with several time
+             inputs: step(x1, x2, .., *state). The first is of the cell's input_size.
+    state    the states before the first step, (B, size) each: a tuple, or one Tensor for a cell of one state;
+             None: cell.initial_state(B).
+    lengths  (B,) ints in 0..T, in any order: row b is a sequence of lengths[b] steps. After its end its state stays
+             and its outputs are 0; what xs holds there is never read, and its gradient is 0. None: T for all.
+    reverse  run every row from its own last step to its first; outputs stand at the positions of their inputs.
+
+    The rows of a batch with lengths are run longest first, and each step, and its probes, see only those that go on.
+    Raises TypeError or ValueError that names the argument, what it got and what it needs; the check of the arguments
+    comes before the first step.
+    """
+    inputs, states = check_arguments(cell, xs, state)
+    steps, rows = inputs[0].shape[:2]
+    ends = check_lengths(lengths, steps, rows)
+    if steps == 0:
+        return wrap(np.zeros((0, rows, cell.state_sizes[0]), cell.dtype)), states
+    if ends is None:
+        return _whole(cell, inputs, states, reverse)
+    return _ragged(cell, inputs, states, ends, reverse)
+
+
+def _whole(
+    cell: Cell, inputs: tuple[Tensor, ...], states: tuple[Tensor, ...], reverse: bool
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    ys = []
+    steps = range(inputs[0].shape[0])
+    for t in reversed(steps) if reverse else steps:
+        states = take_step(cell, [x[t] for x in inputs], states)
+        ys.append(states[0])
+    return ops.stack(ys[::-1] if reverse else ys), states
+
+
+def _ragged(
+    cell: Cell, inputs: tuple[Tensor, ...], states: tuple[Tensor, ...], ends: npt.NDArray[np.int64], reverse: bool
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Rows sorted by length, longest first, so that those still running at a step are the first `going[s]` ones."""
+    steps, rows = inputs[0].shape[:2]
+    order = np.argsort(-ends, kind="stable")
+    going = [int((ends > s).sum()) for s in range(ends.max())]
+    # What each step reads, one block a step, as positions in the (steps * rows) sequence laid flat.
+    times = [ends[order[:n]] - 1 - s if reverse else s for s, n in enumerate(going)]
+    reads = [t * rows + order[:n] for t, n in zip(times, going, strict=True)]
+    read = np.concatenate([*reads, np.zeros(0, np.int64)])
+    packed = [ops.take(ops.reshape(x, (steps * rows, x.shape[2])), read) for x in inputs]
+
+    states = tuple(ops.take(s, order) for s in states)
+    outputs, ended, at = [], [], 0
+    for n in going:
+        if n < states[0].shape[0]:
+            ended.append([s[n:] for s in states])
+            states = tuple(s[:n] for s in states)
+        states = take_step(cell, [x[at : at + n] for x in packed], states)
+        outputs.append(states[0])
+        at += n
+
+    # Put the rows back: each output to its (time, row), all others to a row of zeros behind the last.
+    final = [ops.concat([s, *(e[k] for e in reversed(ended))]) for k, s in enumerate(states)]
+    back = np.full(steps * rows, at)
+    back[read] = np.arange(at)
+    zero = wrap(np.zeros((1, cell.state_sizes[0]), cell.dtype))
+    ys = ops.take(ops.concat([*outputs, zero]), back.reshape(steps, rows))
+    return ys, tuple(ops.take(s, np.argsort(order)) for s in final)
+
+
+def take_step(cell: Cell, inputs: Sequence[Tensor], states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """`cell.step` with its result checked: one Tensor a state, each of the shape and dtype of the one before."""
+    got = cell.step(*inputs, *states)
+    new = got if isinstance(got, tuple) else (got,)
+    if len(new) == len(states):
+        for before, after in zip(states, new, strict=True):
+            if not isinstance(after, Tensor) or after.shape != before.shape or after.dtype != before.dtype:
+                break
+        else:
+            return new
+    raise ValueError(
+        f"{type(cell).__name__}.step must return the new states {_tell(cell, states)}, got "
+        + (", ".join(_about(s) for s in new) or "nothing")
+    )
+
+
+# -- arguments ---------------------------------------------------------------------------------------------------------
+
+
+def check_arguments(cell: Cell, xs: Sequences, state: States) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """The time inputs and the initial states as Tensors of the cell's dtype; raises for what does not fit."""
+    if not isinstance(cell, Cell):
+        hint = "; make one of the class first" if isinstance(cell, type) else ""
+        raise TypeError(f"cell must be a tr.Cell, got {cell!r}{hint}")
+    several = isinstance(xs, tuple)
+    if several and not xs:
+        raise ValueError("xs must hold one or more time inputs, got an empty tuple")
+    inputs = tuple(
+        _as_tensor(f"xs[{k}]" if several else "xs", x, cell, "or a tuple of these") for k, x in enumerate(xs)
+    ) if several else (_as_tensor("xs", xs, cell, "or a tuple of these"),)  # fmt: skip
+    for k, x in enumerate(inputs):
+        name = f"xs[{k}]" if several else "xs"
+        if x.ndim != 3:
+            raise ValueError(f"{name} must be (time, batch, features), got shape {x.shape}")
+        if x.shape[:2] != inputs[0].shape[:2]:
+            raise ValueError(f"{name} must have the time and batch of xs[0], {inputs[0].shape[:2]}, got {x.shape[:2]}")
+    if inputs[0].shape[2] != cell.input_size:
+        raise ValueError(
+            f"{'xs[0]' if several else 'xs'} must be (time, batch, {cell.input_size}), the input_size of this "
+            f"{type(cell).__name__}, got shape {inputs[0].shape}"
+        )
+    states = _check_state(cell, state, inputs[0].shape[1])
+    if several:
+        try:
+            inspect.signature(cell.step).bind(*inputs, *states)
+        except TypeError:
+            raise TypeError(
+                f"xs must hold as many time inputs as {type(cell).__name__}.step{inspect.signature(cell.step)} takes "
+                f"before its {len(states)} states, got {len(inputs)}"
+            ) from None
+    return inputs, states
+
+
+def _check_state(cell: Cell, state: States, rows: int) -> tuple[Tensor, ...]:
+    source = "state"
+    if state is None:
+        state, source = cell.initial_state(rows), f"{type(cell).__name__}.initial_state({rows})"
+    elif not isinstance(state, (Tensor, np.ndarray, tuple, list)):
+        raise TypeError(f"state must be a Tensor, a tuple of Tensors or None, got {type(state).__name__}")
+    given = (state,) if isinstance(state, (Tensor, np.ndarray)) else tuple(state)
+    if len(given) != len(cell.states):
+        raise ValueError(f"{source} must be {len(cell.states)} tensors, {', '.join(cell.states)}, got {len(given)}")
+    states = []
+    for name, size, value in zip(cell.states, cell.state_sizes, given, strict=True):
+        tensor = _as_tensor(f"{source}, {name!r},", value, cell)
+        if tensor.shape != (rows, size):
+            raise ValueError(f"{source}, {name!r}, must be of shape {(rows, size)}, got {tensor.shape}")
+        states.append(tensor)
+    return tuple(states)
+
+
+def check_lengths(lengths: npt.ArrayLike | None, steps: int, rows: int) -> npt.NDArray[np.int64] | None:
+    """lengths as an int64 array (rows,) of numbers in 0..steps; None if every row runs through all steps."""
+    if lengths is None:
+        return None
+    ends = np.asarray(lengths)
+    if ends.shape != (rows,):
+        raise ValueError(f"lengths must be of shape ({rows},), one for each row of the batch, got {ends.shape}")
+    if ends.dtype.kind not in "iu" and ends.size:
+        raise TypeError(f"lengths must be ints, got {ends.dtype}")
+    wrong = np.flatnonzero((ends < 0) | (ends > steps))
+    if wrong.size:
+        raise ValueError(f"lengths must lie in 0..{steps}, the steps of xs, got {ends[wrong[0]]} for row {wrong[0]}")
+    return None if (ends == steps).all() else ends.astype(np.int64)
+
+
+def _as_tensor(name: str, value: Any, cell: Cell, also: str = "") -> Tensor:
+    """A Tensor of the cell's dtype as it is, or an array of numbers in that dtype."""
+    if isinstance(value, Tensor):
+        if value.dtype != cell.dtype:
+            raise TypeError(f"{name} must be {cell.dtype} like the {type(cell).__name__}, got {value.dtype}")
+        return value
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{name} must be a Tensor or an array {also}".rstrip() + f", got {type(value).__name__}")
+    if value.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must be an array of numbers, got {value.dtype}")
+    return Tensor(value, dtype=cell.dtype)
+
+
+def _tell(cell: Cell, states: Sequence[Tensor]) -> str:
+    return ", ".join(f"{name} {_about(s)}" for name, s in zip(cell.states, states, strict=True))
+
+
+def _about(value: Any) -> str:
+    return f"{value.shape} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+
+
+# -- the compiled loop -------------------------------------------------------------------------------------------------
+
+
+def scan(
+    cell: Cell,
+    xs: Sequences,
+    state: States = None,
+    *,
+    lengths: npt.ArrayLike | None = None,
+    reverse: bool = False,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """`unroll`, compiled: the step is recorded once, planned, and run by a loop without Python."""
+    inputs, states = check_arguments(cell, xs, state)
+    steps, rows = inputs[0].shape[:2]
+    ends = check_lengths(lengths, steps, rows)
+    from tinyrnn.plan import plan_of  # noqa
+
+    plan, params = plan_of(cell, tuple(x.shape[2] for x in inputs))
+    if ends is None:
+        layout = Layout(np.full(rows, steps), reverse)
+        seqs = [ops.reshape(x, (steps * rows, x.shape[2])) for x in inputs]
+        emits, _, finals, _ = plan.run(seqs, params, states, layout, [False] * len(states))
+        return ops.reshape(emits[0], (steps, rows, emits[0].shape[1])), tuple(finals)
+    order = np.argsort(-ends, kind="stable")
+    layout = Layout(ends[order], reverse)
+    r = np.concatenate([order[:n] for n in layout.count.tolist()] or [np.zeros(0, np.int64)])
+    t = np.repeat(np.arange(layout.steps), layout.count)
+    read = t * rows + r
+    seqs = [ops.take(ops.reshape(x, (steps * rows, x.shape[2])), read) for x in inputs]
+    emits, _, finals, _ = plan.run(seqs, params, [ops.take(s, order) for s in states], layout, [False] * len(states))
+    back = np.full(steps * rows, layout.rows)
+    back[read] = np.arange(layout.rows)
+    zero = wrap(np.zeros((1, cell.state_sizes[0]), cell.dtype))
+    ys = ops.take(ops.concat([emits[0], zero]), back.reshape(steps, rows))
+    return ys, tuple(ops.take(s, np.argsort(order)) for s in finals)
