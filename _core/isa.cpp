@@ -36,6 +36,8 @@ template <class T, class Table> constexpr Table table() {
         sgd<T>,
         rmsprop<T>,
         adam<T>,
+        workspace_size<T>,
+        gemm<T>,
         packed_size<T>,
         pack_b<T>,
         scratch_of<T>,

@@ -1,5 +1,5 @@
 # distutils: language = c++
-"""Kernels over arrays: the compiled elementwise, reduction, row and optimiser loops, and products by BLAS.
+"""Kernels over arrays: the compiled elementwise, reduction, row and optimiser loops, products, and the time loop.
 
 This module owns the kernel tables, one an instruction set, and decides at import which of them runs: the best that the
 processor has, or the one named by the environment variable TINYRNN_ISA. Arrays are NumPy's; what a
@@ -11,10 +11,9 @@ import os
 cimport numpy as cnp
 from cpython.pycapsule cimport PyCapsule_New
 from libc.math cimport pow as c_pow, sqrt as c_sqrt
-from libc.stdint cimport int32_t, int64_t, uint64_t
-from libc.string cimport memset
+from libc.stdint cimport int32_t, int64_t
+from libcpp cimport bool as cbool
 from libcpp.vector cimport vector
-from scipy.linalg.cython_blas cimport dgemm, sgemm
 
 import numpy as np
 
@@ -38,6 +37,9 @@ cdef extern from "kernels.h":
                         double) noexcept nogil
         void (*adam)(float *, const float *, float *, float *, Py_ssize_t, double, double, double, double, double,
                      double, double) noexcept nogil
+        Py_ssize_t (*workspace_size)(Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
+        void (*gemm)(float *, Py_ssize_t, const float *, Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t, Py_ssize_t,
+                     Py_ssize_t, Py_ssize_t, Py_ssize_t, cbool, float *) noexcept nogil
         Py_ssize_t (*packed_size)(Py_ssize_t, Py_ssize_t) noexcept nogil
         void (*pack)(float *, const float *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
         Py_ssize_t (*scratch_size)(const void *, Py_ssize_t) noexcept nogil
@@ -54,6 +56,9 @@ cdef extern from "kernels.h":
                         double) noexcept nogil
         void (*adam)(double *, const double *, double *, double *, Py_ssize_t, double, double, double, double, double,
                      double, double) noexcept nogil
+        Py_ssize_t (*workspace_size)(Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
+        void (*gemm)(double *, Py_ssize_t, const double *, Py_ssize_t, Py_ssize_t, const double *, Py_ssize_t, Py_ssize_t,
+                     Py_ssize_t, Py_ssize_t, Py_ssize_t, cbool, double *) noexcept nogil
         Py_ssize_t (*packed_size)(Py_ssize_t, Py_ssize_t) noexcept nogil
         void (*pack)(double *, const double *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
         Py_ssize_t (*scratch_size)(const void *, Py_ssize_t) noexcept nogil
@@ -62,6 +67,73 @@ cdef extern from "kernels.h":
         const char *isa
         KernelsF32 f32
         KernelsF64 f64
+
+cdef extern from "program.h":
+    ctypedef struct Instruction "tr::Instruction":
+        int kind
+    enum:
+        SCRATCH "tr::SCRATCH"
+        TILE "tr::TILE"
+        VECTOR "tr::VECTOR"
+        SEQUENCE "tr::SEQUENCE"
+        BEFORE "tr::BEFORE"
+        AFTER "tr::AFTER"
+    ctypedef struct BufferF32 "tr::Buffer<float>":
+        float *base
+        float *other
+        Py_ssize_t ld
+        int64_t place
+    ctypedef struct LoopF32 "tr::Loop<float>":
+        const Instruction *program
+        Py_ssize_t instructions
+        const BufferF32 *buffers
+        Py_ssize_t n_buffers
+        const float *const *weights
+        const int32_t *index
+        const int64_t *count
+        const int64_t *offset
+        Py_ssize_t steps
+        int backwards
+    ctypedef struct BufferF64 "tr::Buffer<double>":
+        double *base
+        double *other
+        Py_ssize_t ld
+        int64_t place
+    ctypedef struct LoopF64 "tr::Loop<double>":
+        const Instruction *program
+        Py_ssize_t instructions
+        const BufferF64 *buffers
+        Py_ssize_t n_buffers
+        const double *const *weights
+        const int32_t *index
+        const int64_t *count
+        const int64_t *offset
+        Py_ssize_t steps
+        int backwards
+
+cdef extern from "shards.h":
+    void *arena "tr::arena"(size_t) except + nogil
+    ctypedef void (*GemmF32)(float *, Py_ssize_t, const float *, Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t,
+                             Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, cbool, float *) noexcept nogil
+    ctypedef void (*GemmF64)(double *, Py_ssize_t, const double *, Py_ssize_t, Py_ssize_t, const double *, Py_ssize_t,
+                             Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, cbool, double *) noexcept nogil
+    ctypedef Py_ssize_t (*WorkspaceSize)(Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
+    void shared_gemm_f32 "tr::shared_gemm<float>"(
+        GemmF32, WorkspaceSize, float *, const float *, Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t, Py_ssize_t,
+        Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t) except + nogil
+    void shared_gemm_f64 "tr::shared_gemm<double>"(
+        GemmF64, WorkspaceSize, double *, const double *, Py_ssize_t, Py_ssize_t, const double *, Py_ssize_t,
+        Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t) except + nogil
+    ctypedef void (*RunF32)(const void *, Py_ssize_t, Py_ssize_t, float **, float *) noexcept nogil
+    ctypedef void (*RunF64)(const void *, Py_ssize_t, Py_ssize_t, double **, double *) noexcept nogil
+    void run_shards_f32 "tr::run_shards<float>"(RunF32, const LoopF32 *, const Py_ssize_t *, Py_ssize_t, float **,
+                                                float *, Py_ssize_t) noexcept nogil
+    void run_shards_f64 "tr::run_shards<double>"(RunF64, const LoopF64 *, const Py_ssize_t *, Py_ssize_t, double **,
+                                                 double *, Py_ssize_t) noexcept nogil
+
+ctypedef fused real:
+    float
+    double
 
 cdef extern from *:
     """
@@ -203,43 +275,69 @@ def sumsq(array):
     return kernels.f64.sumsq(<double *> cnp.PyArray_DATA(source), source.size)
 
 
+def set_num_threads(n):
+    """Use up to n threads from now on, in the whole process; None: as many as this process may run on."""
+    global _threads
+    if n is not None and (isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1):
+        raise ValueError(f"n must be a positive int or None, got {n!r}")
+    _threads = 0 if n is None else n
+
+
+def get_num_threads():
+    """The number of threads in use: the one set, else as many processors as this process may run on."""
+    if _threads:
+        return _threads
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+cdef int _threads = 0
+
+
 def matmul(a, b):
-    """The product of two 2-D arrays of one dtype (M, K) and (K, N), by BLAS; transposed views are not copied."""
+    """The product of two 2-D arrays of one dtype, (M, K) and (K, N), of any strides.
+
+    Every element's sum over k has one order, whatever M and N and the number of threads are.
+    """
     cdef cnp.ndarray x = a, y = b, out
-    cdef int m = x.shape[0], k = x.shape[1], n = y.shape[1], ldx, ldy
-    cdef char tx, ty
-    cdef Py_ssize_t item = x.itemsize
-    cdef float one32 = 1, zero32 = 0
-    cdef double one64 = 1, zero64 = 0
-    cdef void *px
-    cdef void *py
-    cdef void *po
-    out = np.empty((m, n), x.dtype)
-    if m == 0 or n == 0 or k == 0:
-        memset(cnp.PyArray_DATA(out), 0, out.nbytes)
-        return out
-    x, tx, ldx = _blas_operand(x, item)
-    y, ty, ldy = _blas_operand(y, item)
-    px, py, po = cnp.PyArray_DATA(x), cnp.PyArray_DATA(y), cnp.PyArray_DATA(out)
-    # BLAS counts columns first, and sees our rows as columns: C' = B' A'.
+    cdef cnp.npy_intp shape[2]
+    cdef Py_ssize_t item = cnp.PyArray_ITEMSIZE(x), k = cnp.PyArray_DIM(x, 1), threads
+    cdef Py_ssize_t s[4]
+    shape[0], shape[1] = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(y, 1)
+    out = cnp.PyArray_EMPTY(2, shape, cnp.PyArray_TYPE(x), 0)
+    s[0], s[1] = cnp.PyArray_STRIDE(x, 0), cnp.PyArray_STRIDE(x, 1)
+    s[2], s[3] = cnp.PyArray_STRIDE(y, 0), cnp.PyArray_STRIDE(y, 1)
+    for i in range(4):
+        if s[i] % item:
+            return matmul(a.copy(), b.copy())
+        s[i] //= item
+    threads = 1 if shape[0] * shape[1] * <double> k < 8e6 else get_num_threads()
     if item == 4:
-        with nogil:
-            sgemm(&ty, &tx, &n, &m, &k, &one32, <float *> py, &ldy, <float *> px, &ldx, &zero32, <float *> po, &n)
+        _gemm[float](out, x, y, shape[0], shape[1], k, s, threads, 0)
     else:
-        with nogil:
-            dgemm(&ty, &tx, &n, &m, &k, &one64, <double *> py, &ldy, <double *> px, &ldx, &zero64, <double *> po, &n)
+        _gemm[double](out, x, y, shape[0], shape[1], k, s, threads, 0)
     return out
 
 
-cdef tuple _blas_operand(cnp.ndarray array, Py_ssize_t item):
-    """(array or a copy, transposition flag as BLAS sees it, leading dimension)."""
-    cdef Py_ssize_t rows = array.shape[0], columns = array.shape[1]
-    cdef Py_ssize_t down = array.strides[0], across = array.strides[1]
-    if (across == item or columns == 1) and (down >= columns * item or rows == 1) and down % item == 0:
-        return array, c'N', max(down // item, columns)
-    if (down == item or rows == 1) and (across >= rows * item or columns == 1) and across % item == 0:
-        return array, c'T', max(across // item, rows)
-    return np.ascontiguousarray(array), c'N', columns
+cdef _gemm(cnp.ndarray out, cnp.ndarray x, cnp.ndarray y, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, Py_ssize_t *s,
+           Py_ssize_t threads, real which):
+    cdef real *po = <real *> cnp.PyArray_DATA(out)
+    cdef const real *px = <const real *> cnp.PyArray_DATA(x)
+    cdef const real *py = <const real *> cnp.PyArray_DATA(y)
+    if m * n * k < 100000:
+        if real is float:
+            shared_gemm_f32(kernels.f32.gemm, kernels.f32.workspace_size, po, px, s[0], s[1], py, s[2], s[3], m, n, k, 1)
+        else:
+            shared_gemm_f64(kernels.f64.gemm, kernels.f64.workspace_size, po, px, s[0], s[1], py, s[2], s[3], m, n, k, 1)
+        return
+    with nogil:
+        if real is float:
+            shared_gemm_f32(kernels.f32.gemm, kernels.f32.workspace_size, po, px, s[0], s[1], py, s[2], s[3], m, n, k,
+                            threads)
+        else:
+            shared_gemm_f64(kernels.f64.gemm, kernels.f64.workspace_size, po, px, s[0], s[1], py, s[2], s[3], m, n, k,
+                            threads)
 
 
 # -- optimisers: one call a step over all parameters of a dtype --------------------------------------------------------
@@ -362,66 +460,10 @@ def adam(list parameters, list gradients, means, squares, steps, double lr, doub
 
 # -- the time loop -----------------------------------------------------------------------------------------------------
 
-cdef extern from "program.h":
-    ctypedef struct Instruction "tr::Instruction":
-        int kind
-    enum:
-        SCRATCH "tr::SCRATCH"
-        TILE "tr::TILE"
-        VECTOR "tr::VECTOR"
-        SEQUENCE "tr::SEQUENCE"
-        BEFORE "tr::BEFORE"
-        AFTER "tr::AFTER"
-    ctypedef struct BufferF32 "tr::Buffer<float>":
-        float *base
-        float *other
-        Py_ssize_t ld
-        int64_t place
-    ctypedef struct LoopF32 "tr::Loop<float>":
-        const Instruction *program
-        Py_ssize_t instructions
-        const BufferF32 *buffers
-        Py_ssize_t n_buffers
-        const float *const *weights
-        const int32_t *index
-        const int64_t *count
-        const int64_t *offset
-        Py_ssize_t steps
-        int backwards
-    ctypedef struct BufferF64 "tr::Buffer<double>":
-        double *base
-        double *other
-        Py_ssize_t ld
-        int64_t place
-    ctypedef struct LoopF64 "tr::Loop<double>":
-        const Instruction *program
-        Py_ssize_t instructions
-        const BufferF64 *buffers
-        Py_ssize_t n_buffers
-        const double *const *weights
-        const int32_t *index
-        const int64_t *count
-        const int64_t *offset
-        Py_ssize_t steps
-        int backwards
-
-cdef extern from "shards.h":
-    ctypedef void (*RunF32)(const void *, Py_ssize_t, Py_ssize_t, float **, float *) noexcept nogil
-    ctypedef void (*RunF64)(const void *, Py_ssize_t, Py_ssize_t, double **, double *) noexcept nogil
-    void run_shards_f32 "tr::run_shards<float>"(RunF32, const LoopF32 *, const Py_ssize_t *, Py_ssize_t, float **,
-                                                float *, Py_ssize_t) noexcept nogil
-    void run_shards_f64 "tr::run_shards<double>"(RunF64, const LoopF64 *, const Py_ssize_t *, Py_ssize_t, double **,
-                                                 double *, Py_ssize_t) noexcept nogil
-
 PLACES = {"scratch": SCRATCH, "tile": TILE, "vector": VECTOR, "sequence": SEQUENCE, "before": BEFORE, "after": AFTER}
 KINDS = {"map": 0, "product": 1, "copy": 2, "sum": 3, "max": 4, "gather": 5, "scatter_add": 6}
 INSTRUCTION_FIELDS = ("kind", "code", "width", "inner", "n", "add", "index", "dst", "dst_at", "a", "a_at", "b", "b_at",
                       "c", "c_at")
-
-ctypedef fused real:
-    float
-    double
-
 
 def run_loop(cnp.ndarray program, cnp.ndarray index, list buffers, list weights, cnp.ndarray count,
              cnp.ndarray offset, bint backwards, cuts):
@@ -493,9 +535,7 @@ cdef _run_loop(cnp.ndarray program, cnp.ndarray index, list buffers, list weight
                          <const int32_t *> cnp.PyArray_DATA(index), <const int64_t *> cnp.PyArray_DATA(count),
                          <const int64_t *> cnp.PyArray_DATA(offset), count.shape[0], backwards)
         each = (kernels.f64.scratch_size(&loop64, rows) + 15) & ~15
-    cdef cnp.npy_intp length = total + shards * each + 16
-    space_array = cnp.PyArray_EMPTY(1, &length, cnp.NPY_FLOAT32 if real is float else cnp.NPY_FLOAT64, 0)
-    space = <real *> ((<uint64_t> cnp.PyArray_DATA(space_array) + 63) & ~<uint64_t> 63)
+    space = <real *> arena((total + shards * each) * sizeof(real))
     for array in weights:
         packed.push_back(space)
         if real is float:

@@ -19,7 +19,6 @@ cimport numpy as cnp
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memcpy
 from libcpp.vector cimport vector
 
 import numpy as np
@@ -170,7 +169,11 @@ cdef class Op:
 
 
 cdef class Tensor:
-    """An array that remembers how it was made. Make one with `tr.tensor`."""
+    """An array that remembers how it was made. Make one with `tr.tensor`.
+
+    op, inputs, attrs: the record of a result, None for a leaf; `inputs` is None, too, once the graph was freed.
+    order: the position in the order of making, in which a Tape is sorted.
+    """
 
     cdef public object _array       # ndarray, the array of another device, or Abstract
     cdef readonly Op op             # what made it; None for a leaf
@@ -181,8 +184,8 @@ cdef class Tensor:
     cdef object _name
     cdef object __weakref__
     cdef bint _requires_grad
-    # Damage control. A leaf's version counts replacements of its value; a result stores the sum of its inputs' versions.
-    # Writes through a leaf's `.data` array are seen by a fingerprint, taken only where both a graph has
+    # Damage control. A leaf's version counts replacements of its value; a result stores the sum of its inputs'
+    # versions. Writes through a leaf's `.data` array are seen by a fingerprint, taken only where both a graph has
     # saved the value and somebody holds its array.
     cdef int64_t _version
     cdef int64_t _saved_versions
@@ -269,18 +272,22 @@ cdef class Tensor:
 
     @property
     def shape(self):
+        """The sizes of the axes, a tuple of int."""
         return self._array.shape
 
     @property
     def dtype(self):
+        """The np.dtype: float32 or float64."""
         return self._array.dtype
 
     @property
     def ndim(self):
+        """The number of axes."""
         return self._array.ndim
 
     @property
     def size(self):
+        """The number of elements."""
         cdef Py_ssize_t n = 1
         for d in self._array.shape:
             n *= d
@@ -1031,8 +1038,8 @@ cdef class Tape:
         cdef tuple inputs = t.inputs
         if inputs is None:
             raise RuntimeError(
-                f"the graph behind {_describe(t)}, a result of {op.name}, was freed by an earlier backward pass; compute "
-                "it again, or ask that pass to keep it with retain_graph=True")
+                f"the graph behind {_describe(t)}, a result of {op.name}, was freed by an earlier backward pass; "
+                "compute it again, or ask that pass to keep it with retain_graph=True")
         _check_saved(t)
         if op is _pick:
             j = position[inputs[0]]
@@ -1108,8 +1115,8 @@ cdef Tensor _unshared(Tensor g, bint owned):
 cdef Tensor _seed(Tensor t, object g):
     cdef object dtype = t._array.dtype
     if not t._requires_grad:
-        raise RuntimeError(f"{_describe(t)} does not depend on anything that requires a gradient, or was computed under "
-                           "tr.no_grad()")
+        raise RuntimeError(f"{_describe(t)} does not depend on anything that requires a gradient, or was computed "
+                           "under tr.no_grad()")
     if g is None:
         if t.size != 1:
             raise RuntimeError(f"the gradient of {_describe(t)} must be given: only a tensor of one element has 1 "
@@ -1131,8 +1138,8 @@ cdef _check_saved(Tensor t):
             damaged = True
     if damaged or versions != t._saved_versions:
         changed = " or ".join(_describe(s) for s in t.inputs if s.op is None) or "an input"
-        raise RuntimeError(f"{changed} was changed in place after {t.op.name} saved it, so the gradient would be wrong; "
-                           "call backward() before the change, or compute the result again after it")
+        raise RuntimeError(f"{changed} was changed in place after {t.op.name} saved it, so the gradient would be "
+                           "wrong; call backward() before the change, or compute the result again after it")
 
 
 # The ops behind the operators, as C variables: one comparison fewer for each use.

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from tinyrnn import ops
 from tinyrnn._core.tape import Tensor, wrap
 from tinyrnn.module import Cell
-from tinyrnn.plan.run import Layout
+from tinyrnn.plan import Layout, plan_of
 
 Array = npt.NDArray[Any]
 Sequences: TypeAlias = Tensor | Array | tuple[Tensor | Array, ...]
@@ -219,8 +219,6 @@ def scan(
     inputs, states = check_arguments(cell, xs, state)
     steps, rows = inputs[0].shape[:2]
     ends = check_lengths(lengths, steps, rows)
-    from tinyrnn.plan import plan_of  # noqa
-
     plan, params = plan_of(cell, tuple(x.shape[2] for x in inputs))
     if ends is None:
         layout = Layout(np.full(rows, steps), reverse)

@@ -53,6 +53,15 @@ class Program:
     keeps: list[tuple[int, int, int]] = field(default_factory=list)
     kept_columns: list[int] = field(default_factory=list)
 
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of one step of one row; an elementwise op counts as one an element."""
+        product, one = kernels.KINDS["product"], kernels.KINDS["map"]
+        return float(
+            sum(2 * i["width"] * i["inner"] if i["kind"] == product else i["width"] * (i["kind"] == one)
+                for i in self.instructions)
+        )  # fmt: skip
+
     def code(self) -> NDArray[np.int32]:
         rows = [[i[f] for f in kernels.INSTRUCTION_FIELDS] for i in self.instructions]
         return np.array(rows, np.int32).reshape(len(rows), len(kernels.INSTRUCTION_FIELDS))

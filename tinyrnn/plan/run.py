@@ -323,7 +323,7 @@ class Body:
         weights = [numbers[w]._array for w in program.weights]
         if layout.steps:
             kernels.run_loop(
-                code, index, buffers, weights, layout.count, layout.offset, layout.backwards, cut_rows(layout.ends)
+                code, index, buffers, weights, layout.count, layout.offset, layout.backwards, cut_rows(layout.ends, program.flops)
             )
         finals = []
         for base, other in pairs:

