@@ -6,6 +6,7 @@
 
 #include "kernels.h"
 #include "loops.h"
+#include "scan.h"
 #include "updates.h"
 
 #define TR_PASTE(a, b) a##b
@@ -18,6 +19,12 @@ namespace TR_ISA {
 
 #define TR_MAP(name, arity) map<op::name, arity, T>,
 
+template <class T> ptrdiff_t scratch_of(const void *loop, ptrdiff_t rows) {
+    return scratch_size(*static_cast<const Loop<T> *>(loop), rows);
+}
+
+template <class T> void run(const void *loop, ptrdiff_t first, ptrdiff_t last, T **at, T *scratch);
+
 template <class T, class Table> constexpr Table table() {
     return {
         {TR_POINTWISE(TR_MAP)},
@@ -29,7 +36,25 @@ template <class T, class Table> constexpr Table table() {
         sgd<T>,
         rmsprop<T>,
         adam<T>,
+        workspace_size<T>,
+        gemm<T>,
+        packed_size<T>,
+        pack_b<T>,
+        scratch_of<T>,
+        run<T>,
     };
+}
+
+constexpr tr_Kernels_f32 table_f32 = table<float, tr_Kernels_f32>();
+constexpr tr_Kernels_f64 table_f64 = table<double, tr_Kernels_f64>();
+
+// The loop calls the elementwise kernels of its own instruction set through their table, as everybody does.
+template <class T> void run(const void *loop, ptrdiff_t first, ptrdiff_t last, T **at, T *scratch) {
+    const Loop<T> &program = *static_cast<const Loop<T> *>(loop);
+    if constexpr (sizeof(T) == 4)
+        run_loop<T>(program, table_f32, first, last, at, scratch);
+    else
+        run_loop<T>(program, table_f64, first, last, at, scratch);
 }
 
 }  // namespace TR_ISA
@@ -37,7 +62,6 @@ template <class T, class Table> constexpr Table table() {
 
 extern "C" const tr_Kernels *TR_JOIN(tr_kernels_, TR_ISA)(void) {
     using namespace tr::TR_ISA;
-    static constexpr tr_Kernels kernels = {TR_STRING(TR_ISA), table<float, tr_Kernels_f32>(),
-                                       table<double, tr_Kernels_f64>()};
+    static constexpr tr_Kernels kernels = {TR_STRING(TR_ISA), table_f32, table_f64};
     return &kernels;
 }

@@ -3,6 +3,7 @@
 #ifndef TR_KERNELS_H
 #define TR_KERNELS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -36,6 +37,15 @@ extern "C" {
                         double eps, double momentum, double weight_decay);                       \
         void (*adam)(T *p, const T *g, T *m, T *v, ptrdiff_t n, double rate, double beta1,       \
                      double beta2, double scale, double eps, double decay, double shrink);       \
+        /* products (gemm.h) and the time loop (scan.h); `loop` is a tr::Loop<T> */              \
+        ptrdiff_t (*workspace_size)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K);                      \
+        void (*gemm)(T *c, ptrdiff_t ldc, const T *a, ptrdiff_t a_rs, ptrdiff_t a_cs, const T *b,    \
+                     ptrdiff_t b_rs, ptrdiff_t b_cs, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, bool add, \
+                     T *workspace);                                                              \
+        ptrdiff_t (*packed_size)(ptrdiff_t K, ptrdiff_t N);                                      \
+        void (*pack)(T *packed, const T *b, ptrdiff_t rs, ptrdiff_t cs, ptrdiff_t K, ptrdiff_t N); \
+        ptrdiff_t (*scratch_size)(const void *loop, ptrdiff_t rows);                             \
+        void (*run_loop)(const void *loop, ptrdiff_t first, ptrdiff_t last, T **at, T *scratch); \
     } Name;
 
 TR_KERNELS_OF(tr_Kernels_f32, float)

@@ -1,5 +1,5 @@
 # distutils: language = c++
-"""Kernels over arrays: the compiled elementwise, reduction, row and optimiser loops, and products by BLAS.
+"""Kernels over arrays: the compiled elementwise, reduction, row and optimiser loops, products, and the time loop.
 
 This module owns the kernel tables, one an instruction set, and decides at import which of them runs: the best that the
 processor has, or the one named by the environment variable TINYRNN_ISA. Arrays are NumPy's; what a
@@ -11,10 +11,9 @@ import os
 cimport numpy as cnp
 from cpython.pycapsule cimport PyCapsule_New
 from libc.math cimport pow as c_pow, sqrt as c_sqrt
-from libc.stdint cimport int64_t
-from libc.string cimport memset
+from libc.stdint cimport int32_t, int64_t
+from libcpp cimport bool as cbool
 from libcpp.vector cimport vector
-from scipy.linalg.cython_blas cimport dgemm, sgemm
 
 import numpy as np
 
@@ -38,6 +37,13 @@ cdef extern from "kernels.h":
                         double) noexcept nogil
         void (*adam)(float *, const float *, float *, float *, Py_ssize_t, double, double, double, double, double,
                      double, double) noexcept nogil
+        Py_ssize_t (*workspace_size)(Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
+        void (*gemm)(float *, Py_ssize_t, const float *, Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t, Py_ssize_t,
+                     Py_ssize_t, Py_ssize_t, Py_ssize_t, cbool, float *) noexcept nogil
+        Py_ssize_t (*packed_size)(Py_ssize_t, Py_ssize_t) noexcept nogil
+        void (*pack)(float *, const float *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
+        Py_ssize_t (*scratch_size)(const void *, Py_ssize_t) noexcept nogil
+        void (*run_loop)(const void *, Py_ssize_t, Py_ssize_t, float **, float *) noexcept nogil
     ctypedef struct KernelsF64 "tr_Kernels_f64":
         void (*map[1])(double *, const double *, const double *, const double *, Py_ssize_t) noexcept nogil
         void (*sum)(double *, const double *, Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
@@ -50,10 +56,84 @@ cdef extern from "kernels.h":
                         double) noexcept nogil
         void (*adam)(double *, const double *, double *, double *, Py_ssize_t, double, double, double, double, double,
                      double, double) noexcept nogil
+        Py_ssize_t (*workspace_size)(Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
+        void (*gemm)(double *, Py_ssize_t, const double *, Py_ssize_t, Py_ssize_t, const double *, Py_ssize_t, Py_ssize_t,
+                     Py_ssize_t, Py_ssize_t, Py_ssize_t, cbool, double *) noexcept nogil
+        Py_ssize_t (*packed_size)(Py_ssize_t, Py_ssize_t) noexcept nogil
+        void (*pack)(double *, const double *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
+        Py_ssize_t (*scratch_size)(const void *, Py_ssize_t) noexcept nogil
+        void (*run_loop)(const void *, Py_ssize_t, Py_ssize_t, double **, double *) noexcept nogil
     ctypedef struct Kernels "tr_Kernels":
         const char *isa
         KernelsF32 f32
         KernelsF64 f64
+
+cdef extern from "program.h":
+    ctypedef struct Instruction "tr::Instruction":
+        int kind
+    enum:
+        SCRATCH "tr::SCRATCH"
+        TILE "tr::TILE"
+        VECTOR "tr::VECTOR"
+        SEQUENCE "tr::SEQUENCE"
+        BEFORE "tr::BEFORE"
+        AFTER "tr::AFTER"
+    ctypedef struct BufferF32 "tr::Buffer<float>":
+        float *base
+        float *other
+        Py_ssize_t ld
+        int64_t place
+    ctypedef struct LoopF32 "tr::Loop<float>":
+        const Instruction *program
+        Py_ssize_t instructions
+        const BufferF32 *buffers
+        Py_ssize_t n_buffers
+        const float *const *weights
+        const int32_t *index
+        const int64_t *count
+        const int64_t *offset
+        Py_ssize_t steps
+        int backwards
+    ctypedef struct BufferF64 "tr::Buffer<double>":
+        double *base
+        double *other
+        Py_ssize_t ld
+        int64_t place
+    ctypedef struct LoopF64 "tr::Loop<double>":
+        const Instruction *program
+        Py_ssize_t instructions
+        const BufferF64 *buffers
+        Py_ssize_t n_buffers
+        const double *const *weights
+        const int32_t *index
+        const int64_t *count
+        const int64_t *offset
+        Py_ssize_t steps
+        int backwards
+
+cdef extern from "shards.h":
+    void *arena "tr::arena"(size_t) except + nogil
+    ctypedef void (*GemmF32)(float *, Py_ssize_t, const float *, Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t,
+                             Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, cbool, float *) noexcept nogil
+    ctypedef void (*GemmF64)(double *, Py_ssize_t, const double *, Py_ssize_t, Py_ssize_t, const double *, Py_ssize_t,
+                             Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, cbool, double *) noexcept nogil
+    ctypedef Py_ssize_t (*WorkspaceSize)(Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
+    void shared_gemm_f32 "tr::shared_gemm<float>"(
+        GemmF32, WorkspaceSize, float *, const float *, Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t, Py_ssize_t,
+        Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t) except + nogil
+    void shared_gemm_f64 "tr::shared_gemm<double>"(
+        GemmF64, WorkspaceSize, double *, const double *, Py_ssize_t, Py_ssize_t, const double *, Py_ssize_t,
+        Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t) except + nogil
+    ctypedef void (*RunF32)(const void *, Py_ssize_t, Py_ssize_t, float **, float *) noexcept nogil
+    ctypedef void (*RunF64)(const void *, Py_ssize_t, Py_ssize_t, double **, double *) noexcept nogil
+    void run_shards_f32 "tr::run_shards<float>"(RunF32, const LoopF32 *, const Py_ssize_t *, Py_ssize_t, float **,
+                                                float *, Py_ssize_t) noexcept nogil
+    void run_shards_f64 "tr::run_shards<double>"(RunF64, const LoopF64 *, const Py_ssize_t *, Py_ssize_t, double **,
+                                                 double *, Py_ssize_t) noexcept nogil
+
+ctypedef fused real:
+    float
+    double
 
 cdef extern from *:
     """
@@ -196,43 +276,69 @@ def sumsq(array):
     return kernels.f64.sumsq(<double *> cnp.PyArray_DATA(source), source.size)
 
 
+def set_num_threads(n):
+    """Use up to n threads from now on, in the whole process; None: as many as this process may run on."""
+    global _threads
+    if n is not None and (isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1):
+        raise ValueError(f"n must be a positive int or None, got {n!r}")
+    _threads = 0 if n is None else n
+
+
+def get_num_threads():
+    """The number of threads in use: the one set, else as many processors as this process may run on."""
+    if _threads:
+        return _threads
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+cdef int _threads = 0
+
+
 def matmul(a, b):
-    """The product of two 2-D arrays of one dtype (M, K) and (K, N), by BLAS; transposed views are not copied."""
+    """The product of two 2-D arrays of one dtype, (M, K) and (K, N), of any strides.
+
+    Every element's sum over k has one order, whatever M and N and the number of threads are.
+    """
     cdef cnp.ndarray x = a, y = b, out
-    cdef int m = x.shape[0], k = x.shape[1], n = y.shape[1], ldx, ldy
-    cdef char tx, ty
-    cdef Py_ssize_t item = x.itemsize
-    cdef float one32 = 1, zero32 = 0
-    cdef double one64 = 1, zero64 = 0
-    cdef void *px
-    cdef void *py
-    cdef void *po
-    out = np.empty((m, n), x.dtype)
-    if m == 0 or n == 0 or k == 0:
-        memset(cnp.PyArray_DATA(out), 0, out.nbytes)
-        return out
-    x, tx, ldx = _blas_operand(x, item)
-    y, ty, ldy = _blas_operand(y, item)
-    px, py, po = cnp.PyArray_DATA(x), cnp.PyArray_DATA(y), cnp.PyArray_DATA(out)
-    # BLAS counts columns first, and sees our rows as columns: C' = B' A'.
+    cdef cnp.npy_intp shape[2]
+    cdef Py_ssize_t item = cnp.PyArray_ITEMSIZE(x), k = cnp.PyArray_DIM(x, 1), threads
+    cdef Py_ssize_t s[4]
+    shape[0], shape[1] = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(y, 1)
+    out = cnp.PyArray_EMPTY(2, shape, cnp.PyArray_TYPE(x), 0)
+    s[0], s[1] = cnp.PyArray_STRIDE(x, 0), cnp.PyArray_STRIDE(x, 1)
+    s[2], s[3] = cnp.PyArray_STRIDE(y, 0), cnp.PyArray_STRIDE(y, 1)
+    for i in range(4):
+        if s[i] % item:
+            return matmul(a.copy(), b.copy())
+        s[i] //= item
+    threads = 1 if shape[0] * shape[1] * <double> k < 8e6 else get_num_threads()
     if item == 4:
-        with nogil:
-            sgemm(&ty, &tx, &n, &m, &k, &one32, <float *> py, &ldy, <float *> px, &ldx, &zero32, <float *> po, &n)
+        _gemm[float](out, x, y, shape[0], shape[1], k, s, threads, 0)
     else:
-        with nogil:
-            dgemm(&ty, &tx, &n, &m, &k, &one64, <double *> py, &ldy, <double *> px, &ldx, &zero64, <double *> po, &n)
+        _gemm[double](out, x, y, shape[0], shape[1], k, s, threads, 0)
     return out
 
 
-cdef tuple _blas_operand(cnp.ndarray array, Py_ssize_t item):
-    """(array or a copy, transposition flag as BLAS sees it, leading dimension)."""
-    cdef Py_ssize_t rows = array.shape[0], columns = array.shape[1]
-    cdef Py_ssize_t down = array.strides[0], across = array.strides[1]
-    if (across == item or columns == 1) and (down >= columns * item or rows == 1) and down % item == 0:
-        return array, c'N', max(down // item, columns)
-    if (down == item or rows == 1) and (across >= rows * item or columns == 1) and across % item == 0:
-        return array, c'T', max(across // item, rows)
-    return np.ascontiguousarray(array), c'N', columns
+cdef _gemm(cnp.ndarray out, cnp.ndarray x, cnp.ndarray y, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, Py_ssize_t *s,
+           Py_ssize_t threads, real which):
+    cdef real *po = <real *> cnp.PyArray_DATA(out)
+    cdef const real *px = <const real *> cnp.PyArray_DATA(x)
+    cdef const real *py = <const real *> cnp.PyArray_DATA(y)
+    if m * n * k < 100000:
+        if real is float:
+            shared_gemm_f32(kernels.f32.gemm, kernels.f32.workspace_size, po, px, s[0], s[1], py, s[2], s[3], m, n, k, 1)
+        else:
+            shared_gemm_f64(kernels.f64.gemm, kernels.f64.workspace_size, po, px, s[0], s[1], py, s[2], s[3], m, n, k, 1)
+        return
+    with nogil:
+        if real is float:
+            shared_gemm_f32(kernels.f32.gemm, kernels.f32.workspace_size, po, px, s[0], s[1], py, s[2], s[3], m, n, k,
+                            threads)
+        else:
+            shared_gemm_f64(kernels.f64.gemm, kernels.f64.workspace_size, po, px, s[0], s[1], py, s[2], s[3], m, n, k,
+                            threads)
 
 
 # -- optimisers: one call a step over all parameters of a dtype --------------------------------------------------------
@@ -351,3 +457,102 @@ def adam(list parameters, list gradients, means, squares, steps, double lr, doub
             else:
                 kernels.f64.adam(<double *> s.p, <const double *> s.g, <double *> m + s.at, <double *> v + s.at, s.n,
                                  rate, beta1, beta2, scale, eps, decay, shrink)
+
+
+# -- the time loop -----------------------------------------------------------------------------------------------------
+
+PLACES = {"scratch": SCRATCH, "tile": TILE, "vector": VECTOR, "sequence": SEQUENCE, "before": BEFORE, "after": AFTER}
+KINDS = {"map": 0, "product": 1, "copy": 2, "sum": 3, "max": 4, "gather": 5, "scatter_add": 6}
+INSTRUCTION_FIELDS = ("kind", "code", "width", "inner", "n", "add", "index", "dst", "dst_at", "a", "a_at", "b", "b_at",
+                      "c", "c_at")
+
+def run_loop(cnp.ndarray program, cnp.ndarray index, list buffers, list weights, cnp.ndarray count,
+             cnp.ndarray offset, bint backwards, cuts):
+    """Run a program (program.h) over all its steps.
+
+    program  (instructions, 15) int32, the fields of INSTRUCTION_FIELDS; index (n,) int32
+    buffers  (place, array, other, columns) each: see program.h; scratch has no arrays, only its columns
+    weights  2-D arrays (K, N) of any strides: packed here, once for the whole sequence
+    count, offset  (steps,) int64: rows of a step, and where they begin in a sequence
+    cuts     rows at which the batch is cut into shards, 0 first and the batch last; a thread runs each
+    """
+    if program.dtype != np.int32 or index.dtype != np.int32 or count.dtype != np.int64 or offset.dtype != np.int64:
+        raise TypeError("program and index must be int32, count and offset int64")
+    dtype = next(b[1] for b in buffers if b[1] is not None).dtype
+    if dtype == np.float32:
+        _run_loop[float](program, index, buffers, weights, count, offset, backwards, cuts, 0)
+    else:
+        _run_loop[double](program, index, buffers, weights, count, offset, backwards, cuts, 0)
+
+
+cdef _run_loop(cnp.ndarray program, cnp.ndarray index, list buffers, list weights, cnp.ndarray count,
+               cnp.ndarray offset, bint backwards, cuts, real which):
+    cdef Py_ssize_t n = len(buffers), shards = len(cuts) - 1, k, size, total = 0, rows = 0, each
+    cdef cnp.ndarray array
+    cdef vector[Py_ssize_t] bounds
+    cdef vector[real *] at
+    cdef vector[const real *] packed
+    cdef vector[BufferF32] table32
+    cdef vector[BufferF64] table64
+    cdef LoopF32 loop32
+    cdef LoopF64 loop64
+    cdef real *base
+    cdef real *other
+    cdef real *space
+    cdef Py_ssize_t ld, item = sizeof(real)
+    for k in range(shards + 1):
+        bounds.push_back(cuts[k])
+        if k:
+            rows = max(rows, bounds[k] - bounds[k - 1])
+    at.resize(n * shards)
+    # 1. where everything lies
+    for place, one, two, columns in buffers:
+        base = other = NULL
+        ld = columns
+        if one is not None:
+            array = one
+            base = <real *> cnp.PyArray_DATA(array)
+            ld = cnp.PyArray_STRIDE(array, 0) // item if place != VECTOR else 0
+        if two is not None:
+            array = two
+            other = <real *> cnp.PyArray_DATA(array)
+        if real is float:
+            table32.push_back(BufferF32(base, other, ld, place))
+        else:
+            table64.push_back(BufferF64(base, other, ld, place))
+    # 2. the weights, packed
+    for array in weights:
+        if real is float:
+            total += (kernels.f32.packed_size(array.shape[0], array.shape[1]) + 15) & ~15
+        else:
+            total += (kernels.f64.packed_size(array.shape[0], array.shape[1]) + 15) & ~15
+    if real is float:
+        loop32 = LoopF32(<const Instruction *> cnp.PyArray_DATA(program), program.shape[0], table32.data(), n, NULL,
+                         <const int32_t *> cnp.PyArray_DATA(index), <const int64_t *> cnp.PyArray_DATA(count),
+                         <const int64_t *> cnp.PyArray_DATA(offset), count.shape[0], backwards)
+        each = (kernels.f32.scratch_size(&loop32, rows) + 15) & ~15
+    else:
+        loop64 = LoopF64(<const Instruction *> cnp.PyArray_DATA(program), program.shape[0], table64.data(), n, NULL,
+                         <const int32_t *> cnp.PyArray_DATA(index), <const int64_t *> cnp.PyArray_DATA(count),
+                         <const int64_t *> cnp.PyArray_DATA(offset), count.shape[0], backwards)
+        each = (kernels.f64.scratch_size(&loop64, rows) + 15) & ~15
+    space = <real *> arena((total + shards * each) * sizeof(real))
+    for array in weights:
+        packed.push_back(space)
+        if real is float:
+            kernels.f32.pack(space, <float *> cnp.PyArray_DATA(array), cnp.PyArray_STRIDE(array, 0) // item,
+                             cnp.PyArray_STRIDE(array, 1) // item, array.shape[0], array.shape[1])
+            space += (kernels.f32.packed_size(array.shape[0], array.shape[1]) + 15) & ~15
+        else:
+            kernels.f64.pack(space, <double *> cnp.PyArray_DATA(array), cnp.PyArray_STRIDE(array, 0) // item,
+                             cnp.PyArray_STRIDE(array, 1) // item, array.shape[0], array.shape[1])
+            space += (kernels.f64.packed_size(array.shape[0], array.shape[1]) + 15) & ~15
+    # 3. the loop
+    if real is float:
+        loop32.weights = packed.data()
+        with nogil:
+            run_shards_f32(kernels.f32.run_loop, &loop32, bounds.data(), shards, at.data(), space, each)
+    else:
+        loop64.weights = packed.data()
+        with nogil:
+            run_shards_f64(kernels.f64.run_loop, &loop64, bounds.data(), shards, at.data(), space, each)

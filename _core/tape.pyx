@@ -114,6 +114,8 @@ cdef class Op:
               A gradient of a broadcast shape is summed to its input's shape by the tape.
     accumulate  optional (buffer, g, *attributes): adds the first input's gradient into an array in place, so that
               many reads of one array (time steps, embedding rows) do not each make an array of its full size
+    multi     the op makes several results at once (see `bundle`): vjps is one function (gradients, bundle, inputs,
+              wanted, *attributes) -> a gradient an input; `gradients` has None where none arrived
     reference, domain, kink   for tests: a float64 NumPy function, intervals to draw each input from, and how
               far arguments are from a point without derivative
     """
@@ -122,15 +124,17 @@ cdef class Op:
     cdef readonly int arity
     cdef readonly int code
     cdef readonly object forward, shape, vjps, accumulate, reference, domain, kink
+    cdef readonly bint multi
     cdef readonly str __doc__
 
     def __init__(self, str name, int arity, vjps, *, int code=-1, forward=None, shape=None, accumulate=None,
-                 reference=None, domain=None, kink=None, doc=None):
-        if code < 0 and (forward is None or shape is None):
+                 bint multi=False, reference=None, domain=None, kink=None, doc=None):
+        if code < 0 and not multi and (forward is None or shape is None):
             raise ValueError(f"op {name!r} needs a forward and a shape rule, or the code of a compiled elementwise op")
         if arity >= 0 and len(vjps) != arity:
             raise ValueError(f"op {name!r} needs one vjp for each of its {arity} inputs, got {len(vjps)}")
         self.name = name
+        self.multi = multi
         self.arity = arity
         self.code = code
         self.vjps = vjps if arity < 0 else tuple(vjps)
@@ -686,6 +690,36 @@ cdef Tensor _apply(Op op, tuple inputs, tuple attrs):
     return _record(op, array, inputs, attrs)
 
 
+def apply(Op op, tuple inputs, tuple attrs):
+    """op(*inputs, *attrs) for inputs that are Tensors already: how a recorded step is replayed."""
+    if op.code < 0:
+        return _apply(op, inputs, attrs)
+    return _pointwise(op, inputs[0], inputs[1] if op.arity > 1 else None, inputs[2] if op.arity > 2 else None)
+
+
+_pick = Op("pick", 1, (None,), forward=lambda x, k: x, shape=lambda x, k: x)
+
+
+def bundle(Op op, tuple inputs, tuple attrs, list arrays):
+    """Record one op of several results, `arrays`, and return them as a list of Tensors.
+
+    On the tape stands a hub without values, made by `op`; each result is picked from it. The gradients of the
+    results gather at the hub, and the op's vjp gets them all at once.
+    """
+    cdef Tensor hub = _record(op, Abstract((), arrays[0].dtype), inputs, attrs)
+    results = []
+    for k in range(len(arrays)):
+        cnp.PyArray_CLEARFLAGS(<cnp.ndarray> arrays[k], cnp.NPY_ARRAY_WRITEABLE)
+        results.append(_record(_pick, arrays[k], (hub,), (k, len(arrays))) if hub.op is not None
+                       else _constant(arrays[k]))
+    return results
+
+
+def pick(Tensor hub, Py_ssize_t k, Py_ssize_t n, array):
+    """The k-th of the n results of a bundled op, picked from its hub again."""
+    return _record(_pick, array, (hub,), (k, n))
+
+
 cdef _dtype_error(Op op, inputs):
     return TypeError(f"{op.name} needs inputs of one dtype, got "
                      + " and ".join(f"{_describe(t)} {t.dtype.name}" for t in inputs)
@@ -970,7 +1004,7 @@ cdef class Tape:
                 if t.op is None or not needed[i]:
                     continue
                 if grads[i] is not None:
-                    self._push(t, <Tensor> grads[i], position, grads, owned, needed, create_graph)
+                    self._push(t, grads[i], position, grads, owned, needed, create_graph)
                     if not kept[i]:
                         grads[i] = None
             if not retain:
@@ -995,51 +1029,64 @@ cdef class Tape:
             tr_mode = before
         return targets, results
 
-    cdef _push(self, Tensor t, Tensor g, dict position, list grads, vector[char] &owned, vector[char] &needed,
+    cdef _push(self, Tensor t, object g, dict position, list grads, vector[char] &owned, vector[char] &needed,
                bint create_graph):
-        """Add t's share of the gradient to each of its inputs."""
+        """Add t's share of the gradient to each of its inputs. g: t's gradient, or a hub's list of them."""
         cdef Op op = t.op
-        cdef Tensor source, share
+        cdef Tensor source
         cdef Py_ssize_t k, j
-        cdef bint variadic = op.arity < 0
         cdef tuple inputs = t.inputs
         if inputs is None:
             raise RuntimeError(
                 f"the graph behind {_describe(t)}, a result of {op.name}, was freed by an earlier backward pass; "
                 "compute it again, or ask that pass to keep it with retain_graph=True")
         _check_saved(t)
+        if op is _pick:
+            j = position[inputs[0]]
+            if grads[j] is None:
+                grads[j] = [None] * <Py_ssize_t> t.attrs[1]
+            slots, k = grads[j], t.attrs[0]
+            slots[k] = g if slots[k] is None else _pointwise(_add, slots[k], g, None)
+            return
+        wanted = [position.get(s) for s in inputs]
         for k in range(len(inputs)):
+            if wanted[k] is not None and not needed[<Py_ssize_t> wanted[k]]:
+                wanted[k] = None
+        if op.multi:
+            shares = op.vjps(g, t, inputs, [at is not None for at in wanted], *t.attrs)
+        for k in range(len(inputs)):
+            if wanted[k] is None:
+                continue
+            j = wanted[k]
             source = <Tensor> inputs[k]
-            at = position.get(source)
-            if at is None or not needed[<Py_ssize_t> at]:
-                continue
-            j = at
-            if k == 0 and op.accumulate is not None and not create_graph and type(source._array) is not Abstract:
+            if op.multi:
+                share = shares[k]
+            elif k == 0 and op.accumulate is not None and not create_graph and type(source._array) is not Abstract:
                 self._own(j, source, grads, owned)
-                op.accumulate((<Tensor> grads[j])._array, g._array, *t.attrs)
+                op.accumulate((<Tensor> grads[j])._array, (<Tensor> g)._array, *t.attrs)
                 continue
-            if variadic:
+            elif op.arity < 0:
                 share = op.vjps(k, g, t, inputs, *t.attrs)
             else:
                 rule = op.vjps[k]
-                if rule is None:
-                    continue
-                share = rule(g, t, *inputs, *t.attrs)
-            if share is None:
-                continue
-            if share._array.shape != source._array.shape:
-                share = _operators["sum_to"](share, source._array.shape)
-            if grads[j] is None:
-                grads[j] = share
-            elif create_graph or type(share._array) is Abstract:
-                grads[j] = _pointwise(_add, <Tensor> grads[j], share, None)
-            elif owned[j]:
-                array = (<Tensor> grads[j])._array
-                _pointwise_arrays(_add, (), array, array, share._array, None)
-            else:
-                grads[j] = _constant(
-                    _pointwise_arrays(_add, (), None, (<Tensor> grads[j])._array, share._array, None))
-                owned[j] = 1
+                share = rule(g, t, *inputs, *t.attrs) if rule is not None else None
+            if share is not None:
+                self._accumulate(j, source, <Tensor> share, grads, owned, create_graph)
+
+    cdef _accumulate(self, Py_ssize_t j, Tensor source, Tensor share, list grads, vector[char] &owned,
+                     bint create_graph):
+        if share._array.shape != source._array.shape:
+            share = _operators["sum_to"](share, source._array.shape)
+        if grads[j] is None:
+            grads[j] = share
+        elif create_graph or type(share._array) is Abstract:
+            grads[j] = _pointwise(_add, <Tensor> grads[j], share, None)
+        elif owned[j]:
+            array = (<Tensor> grads[j])._array
+            _pointwise_arrays(_add, (), array, array, share._array, None)
+        else:
+            grads[j] = _constant(_pointwise_arrays(_add, (), None, (<Tensor> grads[j])._array, share._array, None))
+            owned[j] = 1
 
     cdef _own(self, Py_ssize_t j, Tensor source, list grads, vector[char] &owned):
         if grads[j] is None:

@@ -6,10 +6,11 @@ A cell's step is written with ops; `tr.unroll` runs it over time and the tape ho
 """
 
 from tinyrnn import cells, init, nn, optim
+from tinyrnn._core.kernels import get_num_threads, set_num_threads
 from tinyrnn.autograd import Tape, Tensor, enable_grad, grad, no_grad, tensor
 from tinyrnn.clip import clip_grad_norm, clip_grad_value
 from tinyrnn.findiff import GradcheckError, GradcheckReport, gradcheck
-from tinyrnn.loop import unroll
+from tinyrnn.loop import scan, unroll
 from tinyrnn.module import Cell, Module, Parameter, probe, probes
 from tinyrnn.ops import (
     abs,

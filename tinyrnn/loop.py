@@ -15,6 +15,7 @@ import numpy.typing as npt
 from tinyrnn import ops
 from tinyrnn._core.tape import Tensor, wrap
 from tinyrnn.module import Cell
+from tinyrnn.plan import Layout, plan_of
 
 Array = npt.NDArray[Any]
 Sequences: TypeAlias = Tensor | Array | tuple[Tensor | Array, ...]
@@ -201,3 +202,38 @@ def _tell(cell: Cell, states: Sequence[Tensor]) -> str:
 
 def _about(value: Any) -> str:
     return f"{value.shape} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+
+
+# -- the compiled loop -------------------------------------------------------------------------------------------------
+
+
+def scan(
+    cell: Cell,
+    xs: Sequences,
+    state: States = None,
+    *,
+    lengths: npt.ArrayLike | None = None,
+    reverse: bool = False,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """`unroll`, compiled: the step is recorded once, planned, and run by a loop without Python."""
+    inputs, states = check_arguments(cell, xs, state)
+    steps, rows = inputs[0].shape[:2]
+    ends = check_lengths(lengths, steps, rows)
+    plan, params = plan_of(cell, tuple(x.shape[2] for x in inputs))
+    if ends is None:
+        layout = Layout(np.full(rows, steps), reverse)
+        seqs = [ops.reshape(x, (steps * rows, x.shape[2])) for x in inputs]
+        emits, _, finals, _ = plan.run(seqs, params, states, layout, [False] * len(states))
+        return ops.reshape(emits[0], (steps, rows, emits[0].shape[1])), tuple(finals)
+    order = np.argsort(-ends, kind="stable")
+    layout = Layout(ends[order], reverse)
+    r = np.concatenate([order[:n] for n in layout.count.tolist()] or [np.zeros(0, np.int64)])
+    t = np.repeat(np.arange(layout.steps), layout.count)
+    read = t * rows + r
+    seqs = [ops.take(ops.reshape(x, (steps * rows, x.shape[2])), read) for x in inputs]
+    emits, _, finals, _ = plan.run(seqs, params, [ops.take(s, order) for s in states], layout, [False] * len(states))
+    back = np.full(steps * rows, layout.rows)
+    back[read] = np.arange(layout.rows)
+    zero = wrap(np.zeros((1, cell.state_sizes[0]), cell.dtype))
+    ys = ops.take(ops.concat([emits[0], zero]), back.reshape(steps, rows))
+    return ys, tuple(ops.take(s, np.argsort(order)) for s in finals)

@@ -1,0 +1,58 @@
+// The program of a time loop, as the plan (tinyrnn/plan) writes it and scan.h runs it.
+//
+// A value of the step is a matrix: a row for each example that still runs, `width` columns. It lives in a buffer at a
+// column offset, so that values which a product reads or writes together lie side by side. Step s of 0..steps-1 has
+// count[s] rows; counts never grow, and rows are sorted so that those running are the first ones. A sequence holds its
+// steps' rows one after another: step s begins at row offset[s].
+#ifndef TR_PROGRAM_H
+#define TR_PROGRAM_H
+
+#include <cstddef>
+#include <cstdint>
+
+namespace tr {
+
+// What a buffer's base points to, and so how a step finds its rows in it.
+enum Place : int32_t {
+    SCRATCH,   // rows of this step, of this shard; nothing survives the step
+    TILE,      // rows of the block at hand: scratch of one group of instructions that are no products
+    VECTOR,    // one row for all: a parameter or constant, already as wide as the values it meets
+    SEQUENCE,  // (N, ld): a value of every step
+    BEFORE,    // a state before the step: (batch, ld), one of a pair of buffers
+    AFTER,     // the same state after the step: the other of the pair
+};
+
+enum Kind : int32_t { MAP, PRODUCT, COPY, SUM, MAXIMUM, GATHER, SCATTER_ADD };
+
+// dst = op(a, b, c), each at a buffer and a column.
+//   MAP          the elementwise op `code` over `width` columns
+//   PRODUCT      dst (width columns) = a (inner columns) @ weight `code`; adds to dst if `add`
+//   COPY         dst = a
+//   SUM, MAXIMUM dst = reduction over the middle axis of a row seen as (outer, n, inner); width = outer * inner
+//   GATHER       dst[j] = a[index[j]], j < width;  SCATTER_ADD  dst[0..inner) = 0, then dst[index[j]] += a[j]
+struct Instruction {
+    int32_t kind, code, width, inner, n, add, index;
+    int32_t dst, dst_at, a, a_at, b, b_at, c, c_at;
+};
+
+template <class T> struct Buffer {
+    T *base;        // SCRATCH and TILE: unused, taken from the shard's workspace
+    T *other;       // BEFORE and AFTER: the pair's second buffer
+    ptrdiff_t ld;   // columns from row to row; 0 for a VECTOR
+    int64_t place;
+};
+
+template <class T> struct Loop {
+    const Instruction *program;
+    ptrdiff_t instructions;
+    const Buffer<T> *buffers;
+    ptrdiff_t n_buffers;
+    const T *const *weights;   // packed
+    const int32_t *index;      // the columns of GATHER and SCATTER_ADD
+    const int64_t *count, *offset;
+    ptrdiff_t steps;
+    int backwards;             // steps run from the last to the first
+};
+
+}  // namespace tr
+#endif

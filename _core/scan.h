@@ -1,0 +1,140 @@
+// The time loop: a program of a few instructions, run over all steps of one shard of the batch. No Python, no lock, no
+// allocation inside.
+#ifndef TR_SCAN_H
+#define TR_SCAN_H
+
+#include <cstring>
+
+#include "gemm.h"
+#include "kernels.h"
+#include "program.h"
+
+namespace tr {
+namespace TR_ISA {
+
+template <class T> constexpr ptrdiff_t whole_lines(ptrdiff_t n) {
+    constexpr ptrdiff_t line = 64 / ptrdiff_t(sizeof(T));
+    return (n + line - 1) / line * line;
+}
+
+// A group of instructions between two products runs over this many rows at a time, so that its tiles stay in the
+// first-level cache from one instruction to the next.
+template <class T> ptrdiff_t block_rows(const Loop<T> &loop) {
+    ptrdiff_t row = 1;
+    for (ptrdiff_t k = 0; k < loop.n_buffers; ++k)
+        if (loop.buffers[k].place == TILE) row += loop.buffers[k].ld * ptrdiff_t(sizeof(T));
+    constexpr ptrdiff_t cache = 16384;
+    return row >= cache ? 1 : cache / row < 64 ? cache / row : 64;
+}
+
+// Elements of a buffer that each shard has for itself.
+template <class T> ptrdiff_t own_size(const Buffer<T> &buffer, ptrdiff_t rows, ptrdiff_t block) {
+    return buffer.place == SCRATCH ? whole_lines<T>(rows * buffer.ld)
+           : buffer.place == TILE  ? whole_lines<T>(block * buffer.ld)
+                                   : 0;
+}
+
+// Elements of workspace that a shard of `rows` rows needs.
+template <class T> ptrdiff_t scratch_size(const Loop<T> &loop, ptrdiff_t rows) {
+    ptrdiff_t n = 0;
+    for (ptrdiff_t k = 0; k < loop.n_buffers; ++k) n += own_size(loop.buffers[k], rows, block_rows(loop));
+    return n;
+}
+
+template <class T> struct Operand {
+    T *at;
+    ptrdiff_t ld;
+    T *row(ptrdiff_t r) const { return at + r * ld; }
+};
+
+// One instruction over rows r0..r1.
+template <class T, class Table>
+inline void step_rows(const Loop<T> &loop, const Table &table, const Instruction &i, T *const *at, ptrdiff_t r0,
+                      ptrdiff_t r1) {
+    const auto operand = [&](int32_t buffer, int32_t column) {
+        const Buffer<T> &b = loop.buffers[buffer];
+        return Operand<T>{at[buffer] + column - (b.place == TILE ? r0 * b.ld : 0), b.ld};
+    };
+    const Operand<T> dst = operand(i.dst, i.dst_at), a = operand(i.a, i.a_at);
+    const ptrdiff_t width = i.width;
+    switch (i.kind) {
+    case MAP: {
+        const Operand<T> b = operand(i.b, i.b_at), c = operand(i.c, i.c_at);
+        const auto map = table.map[i.code];
+        // Rows without gaps are one stretch. (Operands beyond the arity repeat the first one.)
+        if (dst.ld == width && a.ld == width && b.ld == width && c.ld == width) {
+            map(dst.row(r0), a.row(r0), b.row(r0), c.row(r0), (r1 - r0) * width);
+            break;
+        }
+        for (ptrdiff_t r = r0; r < r1; ++r) map(dst.row(r), a.row(r), b.row(r), c.row(r), width);
+        break;
+    }
+    case COPY:
+        for (ptrdiff_t r = r0; r < r1; ++r) memcpy(dst.row(r), a.row(r), width * sizeof(T));
+        break;
+    case SUM:
+    case MAXIMUM:
+        for (ptrdiff_t r = r0; r < r1; ++r)
+            (i.kind == SUM ? table.sum : table.amax)(dst.row(r), a.row(r), width / i.inner, i.n, i.inner);
+        break;
+    case GATHER:
+        for (ptrdiff_t r = r0; r < r1; ++r) {
+            const int32_t *index = loop.index + i.index;
+            T *to = dst.row(r);
+            const T *from = a.row(r);
+            for (ptrdiff_t j = 0; j < width; ++j) to[j] = from[index[j]];
+        }
+        break;
+    case SCATTER_ADD:
+        for (ptrdiff_t r = r0; r < r1; ++r) {
+            const int32_t *index = loop.index + i.index;
+            T *to = dst.row(r);
+            const T *from = a.row(r);
+            memset(to, 0, i.inner * sizeof(T));
+            for (ptrdiff_t j = 0; j < width; ++j) to[index[j]] += from[j];
+        }
+        break;
+    }
+}
+
+// All steps for the rows first..last of the batch.
+template <class T, class Table>
+void run_loop(const Loop<T> &loop, const Table &table, ptrdiff_t first, ptrdiff_t last, T **at, T *scratch) {
+    const ptrdiff_t block = block_rows(loop);
+    for (ptrdiff_t k = 0; k < loop.n_buffers; ++k) {
+        const Buffer<T> &buffer = loop.buffers[k];
+        at[k] = buffer.place == VECTOR ? buffer.base : scratch;
+        scratch += own_size(buffer, last - first, block);
+    }
+    for (ptrdiff_t k = 0; k < loop.steps; ++k) {
+        const ptrdiff_t s = loop.backwards ? loop.steps - 1 - k : k;
+        const ptrdiff_t rows = (loop.count[s] < last ? loop.count[s] : last) - first;
+        if (rows <= 0) continue;
+        for (ptrdiff_t b = 0; b < loop.n_buffers; ++b) {
+            const Buffer<T> &buffer = loop.buffers[b];
+            if (buffer.place == SEQUENCE)
+                at[b] = buffer.base + (loop.offset[s] + first) * buffer.ld;
+            else if (buffer.place == BEFORE || buffer.place == AFTER)
+                at[b] = ((k + (buffer.place == AFTER)) % 2 ? buffer.other : buffer.base) + first * buffer.ld;
+        }
+        const Instruction *i = loop.program, *end = i + loop.instructions;
+        while (i < end) {
+            if (i->kind == PRODUCT) {
+                product<T>(at[i->dst] + i->dst_at, loop.buffers[i->dst].ld, at[i->a] + i->a_at, loop.buffers[i->a].ld,
+                           loop.weights[i->code], rows, i->inner, i->width, i->add);
+                ++i;
+                continue;
+            }
+            const Instruction *stop = i;
+            while (stop < end && stop->kind != PRODUCT) ++stop;
+            for (ptrdiff_t r = 0; r < rows; r += block)
+                for (const Instruction *j = i; j < stop; ++j)
+                    step_rows(loop, table, *j, at, r, r + block < rows ? r + block : rows);
+            i = stop;
+        }
+    }
+}
+
+}  // namespace TR_ISA
+}  // namespace tr
+#endif

@@ -1,0 +1,95 @@
+// Threads: the time loop's take a shard of the batch's rows for the whole sequence, a large product's take a share of
+// its rows or columns. They meet once, at the end. Rows and columns do not depend on one another, so the result does
+// not depend on the cut.
+#ifndef TR_SHARDS_H
+#define TR_SHARDS_H
+
+#include <algorithm>
+#include <cstdlib>
+#include <new>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "program.h"
+
+namespace tr {
+
+// Memory of the calling thread, kept from call to call: fresh pages cost more than small products. 64-byte aligned.
+inline void *arena(size_t bytes) {
+    struct Arena {
+        void *memory = nullptr;
+        size_t size = 0;
+        ~Arena() { std::free(memory); }
+    };
+    static thread_local Arena own;
+    if (bytes > own.size) {
+        std::free(own.memory);
+        own.size = (bytes + bytes / 4 + 63) / 64 * 64;
+        own.memory = std::aligned_alloc(64, own.size);
+        if (!own.memory) {
+            own.size = 0;
+            throw std::bad_alloc();
+        }
+    }
+    return own.memory;
+}
+
+// work(0) .. work(n - 1), each on a thread of its own, the first on this one.
+template <class Work> void in_parallel(ptrdiff_t n, const Work &work) {
+    std::vector<std::thread> threads;
+    for (ptrdiff_t k = 1; k < n; ++k) {
+        try {
+            threads.emplace_back(work, k);
+        } catch (const std::system_error &) {  // no more threads to be had: do it here
+            work(k);
+        }
+    }
+    work(0);
+    for (std::thread &thread : threads) thread.join();
+}
+
+template <class T> using RunLoop = void (*)(const void *loop, ptrdiff_t first, ptrdiff_t last, T **at, T *scratch);
+
+// cuts[k]..cuts[k+1] are the rows of shard k. `at` and `scratch` hold a part for each shard.
+template <class T>
+void run_shards(RunLoop<T> run, const Loop<T> *loop, const ptrdiff_t *cuts, ptrdiff_t shards, T **at, T *scratch,
+                ptrdiff_t scratch_each) {
+    in_parallel(shards, [=](ptrdiff_t k) {
+        run(loop, cuts[k], cuts[k + 1], at + k * loop->n_buffers, scratch + k * scratch_each);
+    });
+}
+
+template <class T>
+using Gemm = void (*)(T *c, ptrdiff_t ldc, const T *a, ptrdiff_t a_rs, ptrdiff_t a_cs, const T *b, ptrdiff_t b_rs,
+                      ptrdiff_t b_cs, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, bool add, T *workspace);
+
+// C = A B as `gemm` (gemm.h) computes it, by up to `threads` threads where it is large enough to pay.
+template <class T>
+void shared_gemm(Gemm<T> gemm, ptrdiff_t (*workspace_size)(ptrdiff_t, ptrdiff_t, ptrdiff_t), T *c, const T *a,
+                 ptrdiff_t a_rs, ptrdiff_t a_cs, const T *b, ptrdiff_t b_rs, ptrdiff_t b_cs, ptrdiff_t M, ptrdiff_t N,
+                 ptrdiff_t K, ptrdiff_t threads) {
+    constexpr double worth = 4e6;  // multiply-adds a thread: some 50 us, against 10 to start it
+    const bool by_rows = M > N;
+    const ptrdiff_t length = by_rows ? M : N, grain = 48;
+    threads = std::min<ptrdiff_t>({threads, ptrdiff_t(double(M) * N * K / worth), (length + grain - 1) / grain});
+    if (threads <= 1) {
+        gemm(c, N, a, a_rs, a_cs, b, b_rs, b_cs, M, N, K, false,
+             static_cast<T *>(arena(workspace_size(M, N, K) * sizeof(T))));
+        return;
+    }
+    const ptrdiff_t each = ((length + threads - 1) / threads + grain - 1) / grain * grain;
+    const ptrdiff_t space = (workspace_size(by_rows ? each : M, by_rows ? N : each, K) + 15) / 16 * 16;
+    T *workspace = static_cast<T *>(arena(threads * space * sizeof(T)));
+    in_parallel(threads, [=](ptrdiff_t k) {
+        const ptrdiff_t first = k * each, n = std::min(each, length - first);
+        if (n <= 0) return;
+        if (by_rows)
+            gemm(c + first * N, N, a + first * a_rs, a_rs, a_cs, b, b_rs, b_cs, n, N, K, false, workspace + k * space);
+        else
+            gemm(c + first, N, a, a_rs, a_cs, b + first * b_cs, b_rs, b_cs, M, n, K, false, workspace + k * space);
+    });
+}
+
+}  // namespace tr
+#endif

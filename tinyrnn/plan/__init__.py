@@ -1,0 +1,48 @@
+"""From the tape of one step to a compiled loop.
+
+    record    the step of a cell, on shapes alone                       cell -> Step
+    rewrite   what is cheaper and equal                                 Step -> Step
+    run.Plan  what is hoisted, what stays in the loop, what sinks       Step -> Plan
+    lower     the loop's body as instructions of _core/program.h        Step -> Program
+    run       a plan over a sequence; the loop's reverse, again a Plan
+
+`plan_of` is the way in: it remembers one plan a cell.
+"""
+
+from __future__ import annotations
+
+from operator import is_
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from tinyrnn._core.tape import Tensor
+from tinyrnn.module import Cell, Module
+from tinyrnn.plan.record import record
+from tinyrnn.plan.run import Layout, Plan
+
+__all__ = ["Layout", "Plan", "plan_of"]
+
+_plans: WeakKeyDictionary[Cell, dict[tuple[int, ...], tuple[list[Any], bool, Plan, list[Tensor]]]] = WeakKeyDictionary()
+
+
+def plan_of(cell: Cell, widths: tuple[int, ...]) -> tuple[Plan, list[Tensor]]:
+    """The plan of a cell for time inputs of these widths, and the tensors behind its params.
+
+    Made at the first call, and again when an attribute of the cell, or of a module inside it, was assigned since.
+    """
+    plans = _plans.setdefault(cell, {})
+    found = plans.get(widths)
+    if found is not None:
+        attributes, nested, plan, params = found
+        now = _attributes(cell) if nested else list(vars(cell).values())
+        if len(now) == len(attributes) and all(map(is_, now, attributes)):
+            return plan, params
+    nested = sum(1 for _ in cell.modules()) > 1
+    step, params = record(cell, widths)
+    plan = Plan(step)
+    plans[widths] = (_attributes(cell) if nested else list(vars(cell).values()), nested, plan, params)
+    return plan, params
+
+
+def _attributes(module: Module) -> list[Any]:
+    return [value for m in module.modules() for value in vars(m).values()]

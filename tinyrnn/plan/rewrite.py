@@ -1,0 +1,413 @@
+"""Passes that make a recorded step cheaper without changing what it computes (beyond the order of its sums).
+
+1. `canonical`   sums are laid flat and put in one order, input terms, parameters, products of states, the rest; a
+                 product of a concatenation becomes a sum of products; sums of slices' gradients become concatenations
+2. `merge_products`   products with the same left side become one product with the weights side by side
+3. `merge_elementwise`   the same op on neighbouring columns becomes one op on all of them
+4. `fuse_multiply_add`   a * b + c becomes one op
+
+Each takes a Step and returns a Step on the same leaves. They work on the reverse of a step as well as on the step.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from tinyrnn._core import tape
+from tinyrnn._core.tape import Op, Tensor
+from tinyrnn.ops import add, broadcast_to, concat, fma, getitem, matmul, mul, neg, sub
+from tinyrnn.ops.arrays import RECORDS as ARRAY_OPS
+from tinyrnn.plan.step import INPUT, PARAMETER, ROWS, STATE, Step, consumers, is_rowed, levels, topological
+
+OPS: dict[str, Op] = {op.name: op for op in ARRAY_OPS}
+SUMS = (add, sub, neg)
+
+
+def rewrite(step: Step) -> Step:
+    """All passes, in order."""
+    step = merge_products(canonical(step))
+    while (merged := merge_elementwise(step)) is not step:
+        step = merged
+    return fuse_multiply_add(step)
+
+
+# -- columns -----------------------------------------------------------------------------------------------------------
+
+
+def column_range(index: Any, shape: Sequence[int]) -> tuple[int, int] | None:
+    """(start, stop) if an index takes neighbouring columns of all rows of a matrix, else None."""
+    if len(shape) != 2 or not isinstance(index, tuple) or len(index) != 2:
+        return None
+    rows, cols = index
+    if not (isinstance(rows, slice) and isinstance(cols, slice)):
+        return None
+    if rows != slice(None) and rows.indices(shape[0]) != (0, shape[0], 1):
+        return None
+    start, stop, stride = cols.indices(shape[1])
+    return (start, max(start, stop)) if stride == 1 else None
+
+
+def as_columns(t: Tensor) -> tuple[Tensor, int, int]:
+    """t as columns start..stop of some value; t itself if it is not a slice."""
+    if t.op is OPS["getitem"]:
+        cut = column_range(t.attrs[0], t.inputs[0].shape)
+        if cut is not None and is_rowed(t):
+            source, start, _ = as_columns(t.inputs[0])
+            return source, start + cut[0], start + cut[1]
+    return t, 0, t.shape[1] if t.ndim == 2 else 0
+
+
+def columns(t: Tensor, start: int, stop: int) -> Tensor:
+    """t[:, start:stop], looking through slices and concatenations."""
+    if (start, stop) == (0, t.shape[1]):
+        return t
+    if t.op is OPS["getitem"]:
+        source, at, _ = as_columns(t)
+        if source is not t:
+            return columns(source, at + start, at + stop)
+    if t.op is OPS["concat"] and t.attrs[0] == 1:
+        at = 0
+        for part in t.inputs:
+            n = part.shape[1]
+            if at <= start and stop <= at + n:
+                return columns(part, start - at, stop - at)
+            at += n
+    return getitem(t, (slice(None), slice(start, stop)))
+
+
+def join(parts: Sequence[Tensor]) -> Tensor:
+    """concat(parts, axis=1), with neighbouring slices of one value joined into one slice."""
+    joined: list[Tensor] = []
+    for part in parts:
+        if part.op is OPS["concat"] and part.attrs[0] == 1:
+            pieces = part.inputs
+        else:
+            pieces = (part,)
+        for piece in pieces:
+            if joined:
+                (a, a0, a1), (b, b0, b1) = as_columns(joined[-1]), as_columns(piece)
+                if a is b and a1 == b0:
+                    joined[-1] = columns(a, a0, b1)
+                    continue
+            joined.append(piece)
+    return joined[0] if len(joined) == 1 else concat(joined, 1)
+
+
+# -- 1. sums -----------------------------------------------------------------------------------------------------------
+
+Term = tuple[int, Tensor]  # its sign, and the value
+
+
+def canonical(step: Step) -> Step:
+    nodes = topological(step.results)
+    readers = consumers(step.results, nodes)
+    level = levels(step)
+    known: dict[Tensor, Tensor] = {}
+    new_level: dict[Tensor, int] = {}
+
+    def settle(old: Tensor, new: Tensor) -> None:
+        known[old] = new
+        new_level[new] = level[old]
+
+    def is_inner(t: Tensor) -> bool:
+        """Whether t is a sum that the one sum which reads it will lay flat."""
+        who = readers[t]
+        return t.op in SUMS and len(who) == 1 and who[0] is not None and who[0].op in SUMS and who[0].shape == t.shape
+
+    def terms(t: Tensor, sign: int, root: bool) -> list[Term]:
+        if t.op in SUMS and (root or is_inner(t)):
+            if t.op is neg:
+                return terms(t.inputs[0], -sign, False)
+            a, b = t.inputs
+            return terms(a, sign, False) + terms(b, -sign if t.op is sub else sign, False)
+        return [(sign, known[t])]
+
+    for t in nodes:
+        if t.op is None:
+            settle(t, t)
+        elif level[t] == PARAMETER:
+            settle(t, tape.apply(t.op, tuple(known[s] for s in t.inputs), t.attrs))
+        elif t.op in SUMS:
+            if is_inner(t):
+                known[t] = t  # never read: its reader lays it flat
+                continue
+            settle(t, _sum(_flat(terms(t, 1, True), new_level), new_level, t.shape))
+        elif t.op is OPS["matmul"] and level[t.inputs[1]] == PARAMETER:
+            settle(t, _product(known[t.inputs[0]], known[t.inputs[1]], new_level))
+        elif t.op is OPS["scatter"]:
+            source = known[t.inputs[0]]
+            cut = column_range(t.attrs[1], t.attrs[0]) if is_rowed(t) else None
+            settle(t, _padded([(cut, source)], t.attrs[0][1]) if cut else tape.apply(t.op, (source,), t.attrs))
+        elif t.op is OPS["getitem"]:
+            source = known[t.inputs[0]]
+            cut = column_range(t.attrs[0], source.shape) if is_rowed(source) else None
+            settle(t, columns(source, *cut) if cut else tape.apply(t.op, (source,), t.attrs))
+        else:
+            settle(t, tape.apply(t.op, tuple(known[s] for s in t.inputs), t.attrs))
+    return step.with_results([known[r] for r in step.results])
+
+
+def _product(a: Tensor, w: Tensor, level: dict[Tensor, int]) -> Tensor:
+    """a @ w, as a sum of products if a joins values that are there before, like [x, h].
+
+    What is joined from values of this step, like the gradients of gates, is better multiplied in one piece.
+    """
+    joins = a.op is OPS["concat"] and a.attrs[0] == 1 and w.ndim == 2
+    if not joins or (all(p.op is not None for p in a.inputs) and len({_level_of(p, level) for p in a.inputs}) == 1):
+        return tape.apply(OPS["matmul"], (a, w), ())
+    at, total = 0, None
+    for part in a.inputs:
+        p = _product(part, getitem(w, slice(at, at + part.shape[1])), level)
+        total = p if total is None else add(total, p)
+        at += part.shape[1]
+    assert total is not None
+    return total
+
+
+def _flat(terms: list[Term], level: dict[Tensor, int]) -> list[Term]:
+    """Terms that became sums themselves (products of concatenations) laid flat too."""
+    flat: list[Term] = []
+    for sign, t in terms:
+        if t.op is add and all(s.op in (add, OPS["matmul"]) for s in t.inputs):
+            for s in t.inputs:
+                level.setdefault(s, level[t])
+            flat += _flat([(sign, s) for s in t.inputs], level)
+        else:
+            flat.append((sign, t))
+    return flat
+
+
+def _sum(terms: list[Term], level: dict[Tensor, int], shape: tuple[int, ...]) -> Tensor:
+    """The sum in its one order; concatenations of gradients first where there are several."""
+    scatters = [(sign, t) for sign, t in terms if t.op is OPS["concat"] and _padding(t)]
+    if len(scatters) > 1 and all(sign > 0 for sign, _ in scatters):
+        parts = [piece for _, t in scatters for piece in _pieces(t)]
+        terms = [(1, _padded(parts, shape[1])), *((s, t) for s, t in terms if not any(t is u for _, u in scatters))]
+        level.setdefault(terms[0][1], STATE)
+
+    def rank(term: Term) -> tuple[int, int]:
+        t = term[1]
+        product = t.op is OPS["matmul"]
+        kind = {INPUT: 0, PARAMETER: 1, STATE: 2}[_level_of(t, level)]
+        return kind, 0 if product else 1
+
+    ordered = sorted(terms, key=rank)
+    # A leading minus costs an op of its own; any plus can lead instead.
+    lead = next((k for k, (sign, _) in enumerate(ordered) if sign > 0), None)
+    if lead is None:
+        total = neg(ordered.pop(0)[1])
+    else:
+        total = ordered.pop(lead)[1]
+    for sign, t in ordered:
+        total = add(total, t) if sign > 0 else sub(total, t)
+    return total if total.shape == shape else broadcast_to(total, shape)
+
+
+def _level_of(t: Tensor, level: dict[Tensor, int]) -> int:
+    if t not in level:
+        level[t] = max((_level_of(s, level) for s in t.inputs or ()), default=PARAMETER)
+    return level[t]
+
+
+# A gradient of columns start..stop of a matrix is that gradient between columns of zeros.
+
+
+def _is_zeros(t: Tensor) -> bool:
+    return t.op is OPS["broadcast_to"] and t.inputs[0].name == "zero"
+
+
+def _padding(t: Tensor) -> bool:
+    return any(_is_zeros(part) for part in t.inputs)
+
+
+def _pieces(t: Tensor) -> list[tuple[tuple[int, int], Tensor]]:
+    at, found = 0, []
+    for part in t.inputs:
+        n = part.shape[1]
+        if not _is_zeros(part):
+            found.append(((at, at + n), part))
+        at += n
+    return found
+
+
+def _zeros(like: Tensor, n: int) -> Tensor:
+    zero = Tensor(0.0, dtype=like.dtype)
+    zero.name = "zero"
+    return broadcast_to(zero, (ROWS, n))
+
+
+def _padded(pieces: list[tuple[tuple[int, int], Tensor]], total: int) -> Tensor:
+    """A matrix of `total` columns: each piece at its columns, the sum where they overlap, zeros elsewhere."""
+    cuts = sorted({0, total, *(c for (a, b), _ in pieces for c in (a, b))})
+    parts = []
+    for a, b in zip(cuts, cuts[1:], strict=False):
+        here = [columns(t, a - start, b - start) for (start, stop), t in pieces if start <= a and b <= stop]
+        value = None
+        for t in here:
+            value = t if value is None else add(value, t)
+        parts.append(value if value is not None else _zeros(pieces[0][1], b - a))
+    return join(parts)
+
+
+# -- 2. products -------------------------------------------------------------------------------------------------------
+
+
+def merge_products(step: Step) -> Step:
+    nodes = topological(step.results)
+    readers = consumers(step.results, nodes)
+    level = levels(step)
+    groups: dict[Tensor, list[Tensor]] = defaultdict(list)
+    for t in nodes:
+        if t.op is OPS["matmul"] and is_rowed(t) and t.ndim == 2 and level[t.inputs[1]] == PARAMETER:
+            groups[t.inputs[0]].append(t)
+
+    def fate(t: Tensor) -> str:
+        """What happens to a product next: those that are summed and then meet the same op shall be neighbours."""
+        names = ""
+        while len(readers[t]) == 1 and readers[t][0] is not None:
+            t = readers[t][0]
+            names += f" {t.op.name}"
+            if t.op not in SUMS:
+                break
+        return names
+
+    known: dict[Tensor, Tensor] = {}
+    for t in nodes:
+        if t in known:
+            continue
+        group = groups.get(t.inputs[0], []) if t.op is OPS["matmul"] and t.inputs else []
+        if t in group and len(group) > 1:
+            group = sorted(group, key=fate)
+            weights = [_ready(p.inputs[1], known) for p in group]
+            whole = tape.apply(OPS["matmul"], (known[t.inputs[0]], concat(weights, 1)), ())
+            at = 0
+            for p in group:
+                known[p] = columns(whole, at, at + p.shape[1])
+                at += p.shape[1]
+        else:
+            known[t] = _again(t, known)
+    return step.with_results([known[r] for r in step.results])
+
+
+def _ready(t: Tensor, known: dict[Tensor, Tensor]) -> Tensor:
+    """A value of parameters alone, computed early if need be."""
+    if t not in known:
+        for s in t.inputs or ():
+            _ready(s, known)
+        known[t] = _again(t, known)
+    return known[t]
+
+
+def _again(t: Tensor, known: dict[Tensor, Tensor]) -> Tensor:
+    """t applied to what its inputs became; t itself if they did not change."""
+    if t.op is None:
+        return t
+    inputs = tuple(known[s] for s in t.inputs)
+    if t.op is OPS["getitem"] and is_rowed(inputs[0]):
+        cut = column_range(t.attrs[0], inputs[0].shape)
+        if cut is not None:
+            return columns(inputs[0], *cut)
+    if t.op is OPS["concat"] and t.attrs[0] == 1 and is_rowed(t) and t.ndim == 2:
+        return join(inputs)
+    if all(a is b for a, b in zip(inputs, t.inputs, strict=True)):
+        return t
+    return tape.apply(t.op, inputs, t.attrs)
+
+
+# -- 3. the same op on neighbours --------------------------------------------------------------------------------------
+
+
+def merge_elementwise(step: Step) -> Step:
+    """One round of merging; the same Step if there was nothing to merge."""
+    nodes = topological(step.results)
+    level = levels(step)
+    groups: dict[Any, list[Tensor]] = defaultdict(list)
+    for t in nodes:
+        key = _merge_key(t, level)
+        if key is not None:
+            groups[key].append(t)
+    leader: dict[Tensor, list[Tensor]] = {}
+    for group in groups.values():
+        for run in _runs(group):
+            leader.update(dict.fromkeys(run, run))
+    if not leader:
+        return step
+    known: dict[Tensor, Tensor] = {}
+    for t in nodes:
+        if t in known:
+            continue
+        if t not in leader:
+            known[t] = _again(t, known)
+            continue
+        run = leader[t]
+        operands = [_side_by_side([p.inputs[k] for p in run], known) for k in range(len(t.inputs))]
+        whole = t.op(*operands)
+        at = 0
+        for p in run:
+            known[p] = columns(whole, at, at + p.shape[1])
+            at += p.shape[1]
+    return step.with_results([known[r] for r in step.results])
+
+
+def _merge_key(t: Tensor, level: dict[Tensor, int]) -> Any:
+    """What two values must share to be merged, beside being neighbours; None if t can not be merged."""
+    if t.op is None or t.op.code < 0 or not is_rowed(t) or t.ndim != 2:
+        return None
+    kinds: list[Any] = []
+    for s in t.inputs:
+        source, start, stop = as_columns(s)
+        if source is not s and s.shape == t.shape:
+            kinds.append(source)
+        elif level[s] == PARAMETER and s.shape == t.shape[1:]:
+            kinds.append("vector")
+        elif level[s] == PARAMETER and s.op is None and s.shape == () and not s.requires_grad:
+            kinds.append(float(s._array))
+        else:
+            return None
+    return (t.op, *kinds) if any(isinstance(k, Tensor) for k in kinds) else None
+
+
+def _runs(group: list[Tensor]) -> list[list[Tensor]]:
+    """The maximal lists of values whose slices are neighbours, each operand's in the same order."""
+
+    def cuts(t: Tensor) -> list[tuple[int, int]]:
+        return [c[1:] for s in t.inputs if (c := as_columns(s))[0] is not s]
+
+    runs: list[list[Tensor]] = []
+    for t in sorted(group, key=cuts):
+        if runs and all(a[1] == b[0] for a, b in zip(cuts(runs[-1][-1]), cuts(t), strict=True)):
+            runs[-1].append(t)
+        else:
+            runs.append([t])
+    return [run for run in runs if len(run) > 1]
+
+
+def _side_by_side(operands: list[Tensor], known: dict[Tensor, Tensor]) -> Tensor:
+    first = operands[0]
+    if first.shape == ():
+        return first
+    ready = [_ready(s, known) for s in operands]
+    return concat(ready, 0) if first.ndim == 1 else join(ready)
+
+
+# -- 4. multiply-add ---------------------------------------------------------------------------------------------------
+
+
+def fuse_multiply_add(step: Step) -> Step:
+    nodes = topological(step.results)
+    readers = consumers(step.results, nodes)
+    known: dict[Tensor, Tensor] = {}
+    for t in nodes:
+        if t.op is add and is_rowed(t):
+            for k in (1, 0):
+                m, other = t.inputs[k], t.inputs[1 - k]
+                if m.op is mul and len(readers[m]) == 1 and m.shape == t.shape and is_rowed(m):
+                    known[t] = fma(known[m.inputs[0]], known[m.inputs[1]], known[other])
+                    break
+            else:
+                known[t] = _again(t, known)
+        else:
+            known[t] = _again(t, known)
+    return step.with_results([known[r] for r in step.results])

@@ -1,0 +1,476 @@
+"""Running a plan: what was hoisted as ordinary ops over the rows of all steps, the loop as one node of the tape, and
+what sank behind it as ordinary ops again.
+
+The loop's vjp is made here too. The body of the loop is reversed on shapes, by the same sweep that differentiates any
+tape; what the reverse reads of the forward values is kept or recomputed; the reversed body is again a step, planned by
+the same passes and run over the same rows in the other direction. So it has a vjp of its own: second derivatives need
+nothing more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyrnn._core import kernels, tape
+from tinyrnn._core.tape import Op, Tape, Tensor, abstract
+from tinyrnn.autograd import recording
+from tinyrnn.ops import add, broadcast_to, getitem, take
+from tinyrnn.plan.lower import Program, lower
+from tinyrnn.plan.rewrite import OPS, SUMS, rewrite
+from tinyrnn.plan.step import STATE, Step, is_repeated, is_rowed, levels, replay, topological, width
+from tinyrnn.plan.threads import cut_rows
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Which rows run at which step. ends: steps of each row, longest first; backwards: the last step comes first."""
+
+    ends: NDArray[np.int64]
+    backwards: bool = False
+
+    @cached_property
+    def steps(self) -> int:
+        return int(self.ends[0]) if self.ends.size else 0
+
+    @cached_property
+    def count(self) -> NDArray[np.int64]:
+        """Rows of each step."""
+        if self.uniform:
+            return np.full(self.steps, self.batch)
+        return (self.ends[None, :] > np.arange(self.steps)[:, None]).sum(1)
+
+    @cached_property
+    def offset(self) -> NDArray[np.int64]:
+        """Where each step's rows begin in a sequence."""
+        return np.concatenate([[0], np.cumsum(self.count)[:-1]]).astype(np.int64)
+
+    @property
+    def batch(self) -> int:
+        return self.ends.size
+
+    @cached_property
+    def uniform(self) -> bool:
+        return not self.ends.size or bool(self.ends[0] == self.ends[-1])
+
+    @cached_property
+    def rows(self) -> int:
+        """Rows of all steps together."""
+        return int(self.ends.sum())
+
+    @cached_property
+    def reversed(self) -> Layout:
+        other = Layout(self.ends, not self.backwards)
+        for name in ("steps", "count", "offset", "uniform", "rows"):
+            other.__dict__[name] = getattr(self, name)
+        return other
+
+    # A recorded state is one array: the states before the first step, (batch, w), and those after each step, (rows, w),
+    # in the order in which the loop makes them. Backwards, the states before the first step come last.
+
+    def after(self, states: Tensor) -> Tensor:
+        """The states after every step, (rows, w)."""
+        cut = slice(0, self.rows) if self.backwards else slice(self.batch, None)
+        return getitem(states, cut)
+
+    def initial(self, states: Tensor) -> Tensor:
+        """The states before the first step, (batch, w)."""
+        cut = slice(self.rows, None) if self.backwards else slice(0, self.batch)
+        return getitem(states, cut)
+
+    def before(self, states: Tensor) -> Tensor:
+        """The states before every step, (rows, w)."""
+        if self.uniform:
+            return getitem(states, slice(self.batch, None) if self.backwards else slice(0, self.rows))
+        return take(states, self._before)
+
+    @cached_property
+    def _before(self) -> NDArray[np.int64]:
+        parts = []
+        for s in range(self.steps):
+            r = np.arange(self.count[s])
+            if self.backwards:
+                going = self.count[s + 1] if s + 1 < self.steps else 0
+                parts.append(np.where(r < going, self.offset[min(s + 1, self.steps - 1)] + r, self.rows + r))
+            else:
+                parts.append(r if s == 0 else self.batch + self.offset[s - 1] + r)
+        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+    def final(self, states: Tensor) -> Tensor:
+        """The states after each row's last step, (batch, w)."""
+        if self.uniform:
+            return getitem(states, slice(0, self.batch) if self.backwards else slice(self.rows, None))
+        r = np.arange(self.batch)
+        if self.backwards:
+            last = np.where(self.ends > 0, r, self.rows + r)
+        else:
+            last = np.where(self.ends > 0, self.batch + self.offset[np.maximum(self.ends, 1) - 1] + r, r)
+        return take(states, last)
+
+
+class Plan:
+    """A step, rewritten and cut into what comes before the loop, the loop, and what comes behind it.
+
+    step    the rewritten step
+    loop    the Body, or None if nothing depends on a state
+    hoisted  values at INPUT level that the loop or the results need; weights: values at PARAMETER level likewise
+    """
+
+    def __init__(self, step: Step) -> None:
+        with recording():
+            self.step = step = rewrite(step)
+            level = levels(step)
+            inside = [t for t in topological(step.nexts) if level[t] == STATE]
+            inner = {*inside, *step.states}
+            frontier: set[Tensor] = set()
+            for t in (*step.nexts, *(s for t in inside for s in t.inputs or ())):
+                while is_repeated(t) and not is_rowed(t.inputs[0]):
+                    t = t.inputs[0]  # repeated for every row: the loop reads the one row
+                if t not in inner and not _is_plain(t):
+                    frontier.add(t)
+            self.hoisted = sorted((t for t in frontier if is_rowed(t)), key=lambda t: t.order)
+            self.weights = sorted((t for t in frontier if not is_rowed(t)), key=lambda t: t.order)
+            # What the results read of the loop: its states before or after a step, and values in between.
+            outer = [t for t in topological([*step.emits, *step.totals], inner) if t not in inner]
+            reads = {_source(s) for t in outer for s in t.inputs or () if s in inner}
+            reads |= {_source(t) for t in (*step.emits, *step.totals) if t in inner}
+            self.read_before = [k for k, s in enumerate(step.states) if s in reads]
+            self.read_after = [k for k, t in enumerate(step.nexts) if t in reads and t not in step.states]
+            wanted = reads - {*step.states, *step.nexts}
+            self.read_values = sorted(wanted, key=lambda t: t.order)
+            known: dict[Tensor, Tensor] = {}
+            for t in (*self.hoisted, *self.weights, *step.states):
+                known[t] = abstract(t.shape, t.dtype, t.name, requires_grad=True)
+            nexts = replay(step.nexts, known)
+            values = replay(self.read_values, known)
+            self.body = Body(
+                Step(
+                    tuple(known[t] for t in self.hoisted),
+                    tuple(known[s] for s in step.states),
+                    tuple(known[w] for w in self.weights),
+                    tuple(nexts),
+                    tuple(values),
+                )
+            )
+
+    def run(
+        self,
+        seqs: Sequence[Tensor],
+        params: Sequence[Tensor],
+        initial: Sequence[Tensor],
+        layout: Layout,
+        record_state: Sequence[bool],
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor | None]]:
+        """(emits (rows, ..) each, totals, final states (batch, w), recorded states) for a whole sequence.
+
+        seqs: (rows, ..) each; params as the step's; initial: (batch, w) each. record_state asks for a state's
+        values after every step beside those that the plan itself needs.
+        """
+        step, rows = self.step, layout.rows
+        known = dict(zip((*step.seqs, *step.params), (*seqs, *params), strict=True))
+        hoisted = replay(self.hoisted, known, rows)
+        weights = replay(self.weights, known, rows)
+        needed = {*self.read_before, *self.read_after}
+        record = [record_state[k] or k in needed for k in range(len(step.states))]
+        values, states, finals = self.body.run(hoisted, weights, initial, layout, record)
+        for k in self.read_before:
+            known[step.states[k]] = layout.before(states[k])
+        for k in self.read_after:
+            known[step.nexts[k]] = layout.after(states[k])
+        known.update(zip(self.read_values, values, strict=True))
+        results = replay([*step.emits, *step.totals], known, rows)
+        n = len(step.emits)
+        return results[:n], results[n:], finals, states
+
+
+def _source(t: Tensor) -> Tensor:
+    """What t is a slice of: a slice is taken where it is read."""
+    while t.op in VIEWS and is_rowed(t.inputs[0]):
+        t = t.inputs[0]
+    return t
+
+
+def _is_plain(t: Tensor) -> bool:
+    """A constant number of the step itself."""
+    return t.op is None and t.size == 1 and not t.requires_grad and not isinstance(t._array, tape.Abstract)
+
+
+class Body:
+    """What is left in the loop, on leaves of its own, and its reverse. step.emits: values wanted as sequences."""
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        self.programs: dict[tuple[bool, ...], tuple[Program, Array, Array]] = {}
+        self.reverses: dict[Any, Reverse] = {}
+
+    @cached_property
+    def kept(self) -> list[Tensor]:
+        """What the loop keeps for its reverse, beside inputs and states: enough for any gradient of any result."""
+        with recording():
+            wanted = [True] * (len(self.step.seqs) + len(self.step.params))
+            _, found = self.reversed_on_shapes([True] * len(self.step.nexts), self.step.emits, wanted)
+        return _choose_kept(self.step, found)
+
+    def reversed_on_shapes(
+        self, states_arrive: Sequence[bool], values: Sequence[Tensor], wanted: Sequence[bool]
+    ) -> tuple[tuple[list[Tensor], list[Tensor]], list[Tensor | None]]:
+        """The reverse of one step: (its leaves, the gradients of the states and of the wanted seqs and params).
+
+        states_arrive: whether a gradient arrives at the recorded values of each state; values: at which other values
+        of the step one arrives. Leaves: the gradients carried from the step after, and those that arrive.
+        """
+        step = self.step
+        carried = [abstract(t.shape, t.dtype, f"d{s.name}", True) for s, t in zip(step.states, step.nexts, strict=True)]
+        sources = [*(t for t, here in zip(step.nexts, states_arrive, strict=True) if here), *values]
+        arriving = [abstract(t.shape, t.dtype, "g", True) for t in sources]
+        pairs = [p for p in zip((*step.nexts, *sources), (*carried, *arriving), strict=True) if p[0].requires_grad]
+        leaves = (*step.seqs, *step.params)
+        targets = [*step.states, *(t for t, want in zip(leaves, wanted, strict=True) if want)]
+        _, found = Tape([t for t, _ in pairs]).reverse([g for _, g in pairs], targets, True, True)
+        return (carried, arriving), found
+
+    def program(self, record: Sequence[bool], keep: Sequence[Tensor]) -> tuple[Program, Array, Array]:
+        key = (tuple(record), tuple(id(t) for t in keep))
+        if key not in self.programs:
+            program = lower(self.step, keep, record)
+            self.programs[key] = (program, program.code(), np.array(program.index, np.int32))
+        return self.programs[key]
+
+    def run(
+        self,
+        seqs: Sequence[Tensor],
+        params: Sequence[Tensor],
+        initial: Sequence[Tensor],
+        layout: Layout,
+        record: Sequence[bool],
+    ) -> tuple[list[Tensor], list[Tensor | None], list[Tensor]]:
+        """(emits, recorded states or None, final states)."""
+        inputs = (*seqs, *params, *initial)
+        differentiable = tape.mode() != tape.OFF and any(t.requires_grad for t in inputs)
+        extra = [t for t in self.kept if t not in self.step.emits] if differentiable else []
+        record = [True] * len(record) if differentiable else record
+        keep = [*self.step.emits, *extra]
+        arrays, states, finals = self._loop(seqs, params, initial, layout, record, keep)
+        results = [*states, *arrays] if differentiable else [*[s for s in states if s is not None], *arrays]
+        if differentiable:
+            attrs = (self, layout, tuple(keep), tuple(results))
+            tensors = tape.bundle(LOOP, inputs, attrs, list(results))
+            n = len(states)
+            recorded: list[Tensor | None] = list(tensors[:n])
+            ends = [layout.final(s) for s in tensors[:n]]
+            values = tensors[n:]
+        else:
+            recorded = [None if s is None else tape.wrap(s) for s in states]
+            ends = [tape.wrap(f) for f in finals]
+            values = [tape.wrap(a) for a in arrays]
+        return [values[k] for k in range(len(self.step.emits))], recorded, ends
+
+    def _loop(
+        self,
+        seqs: Sequence[Tensor],
+        params: Sequence[Tensor],
+        initial: Sequence[Tensor],
+        layout: Layout,
+        record: Sequence[bool],
+        keep: Sequence[Tensor],
+    ) -> tuple[list[Array], list[Array | None], list[Array]]:
+        """Run the instructions: (kept sequences, recorded states, final states) as arrays."""
+        step, dtype = self.step, self.step.states[0].dtype
+        program, code, index = self.program(record, keep)
+        rows, batch = layout.rows, layout.batch
+        kept = [np.empty((rows, n), dtype) for n in program.kept_columns]
+        states: list[Array | None] = []
+        pairs: list[tuple[Array, Array]] = []
+        for s, first, wanted in zip(step.states, initial, record, strict=True):
+            start = first._array.reshape(batch, width(s))
+            if wanted:
+                whole = np.empty((batch + rows, width(s)), dtype)
+                (whole[rows:] if layout.backwards else whole[:batch])[...] = start
+                states.append(whole)
+            else:
+                states.append(None)
+            pairs.append((start.copy(), start.copy()))
+        numbers = dict(zip(step.params, params, strict=True))
+        flat = [_matrix(t._array, rows, width(leaf)) for t, leaf in zip(seqs, step.seqs, strict=True)]
+        buffers: list[tuple[int, Any, Any, int]] = []
+        for spec in program.buffers:
+            place, one, two = kernels.PLACES[spec.place], None, None
+            source: Any = spec.source
+            if spec.place == "sequence":
+                kind, k = source
+                if kind == "seq":
+                    one = flat[k]
+                elif kind == "keep":
+                    one = kept[k]
+                else:
+                    whole = states[k]
+                    assert whole is not None
+                    one = whole if layout.backwards else whole[batch:]
+            elif spec.place in ("before", "after"):
+                one, two = pairs[source]
+            elif spec.place == "vector":
+                tensor, row = source
+                values = numbers.get(tensor, tensor)._array
+                one = np.ascontiguousarray(np.broadcast_to(values, row)).reshape(-1)
+            buffers.append((place, one, two, spec.columns))
+        weights = [numbers[w]._array for w in program.weights]
+        if layout.steps:
+            kernels.run_loop(
+                code, index, buffers, weights, layout.count, layout.offset, layout.backwards, cut_rows(layout.ends, program.flops)
+            )
+        finals = []
+        for base, other in pairs:
+            odd = layout.steps % 2 if layout.backwards else layout.ends % 2
+            finals.append(np.where(np.reshape(odd, (-1, 1)) == 1, other, base))
+        return [kept[n][:, at : at + w] for n, at, w in program.keeps], states, finals
+
+
+def _matrix(array: Array, rows: int, columns: int) -> Array:
+    """An array as a matrix whose rows lie in one piece each; a copy only if need be."""
+    if array.ndim != 2 or array.strides[1] != array.itemsize:
+        array = np.ascontiguousarray(array).reshape(rows, columns)
+    return array
+
+
+VIEWS = (OPS["getitem"], OPS["reshape"])
+CHEAP = (*SUMS, *VIEWS)
+
+
+def _choose_kept(step: Step, expressions: Sequence[Tensor | None]) -> list[Tensor]:
+    """Which values of the step its reverse shall find kept, beside states and inputs; the others it computes again.
+
+    Sums and slices of what is there are computed again; everything else that the reverse reads is kept.
+    """
+    own = set(topological([*step.nexts, *step.emits]))
+    rowed = {t for t in own if t.op is not None and is_rowed(t)}
+    found = topological([e for e in expressions if e is not None], rowed)
+    read = [t for t in found if t in rowed]
+    kept: dict[Tensor, None] = {}
+
+    def there(t: Tensor) -> bool:
+        return t not in rowed or t in kept or t in step.nexts or (t.op in CHEAP and all(there(s) for s in t.inputs))
+
+    def keep(t: Tensor) -> None:
+        t = _source(t)
+        if t in rowed and t not in step.nexts:
+            kept[t] = None
+
+    for t in read:
+        if t.op not in CHEAP or t.op in VIEWS:
+            keep(t)
+    for t in read:
+        if not there(t):
+            keep(t)
+    return list(kept)
+
+
+class Reverse:
+    """The reverse of a body for one choice of what arrives and what is wanted, as a plan on the body's leaves.
+
+    seqs, kept, before, after: the numbers of the inputs, kept values and states whose forward values it reads.
+    """
+
+    def __init__(
+        self,
+        body: Body,
+        keep: Sequence[Tensor],
+        states_arrive: Sequence[bool],
+        values_arrive: Sequence[bool],
+        wanted_seqs: Sequence[bool],
+        wanted_params: Sequence[bool],
+    ) -> None:
+        step = body.step
+        values = [t for t, here in zip(keep, values_arrive, strict=True) if here]
+        wanted = [*wanted_seqs, *wanted_params]
+        (carried, arriving), found = body.reversed_on_shapes(states_arrive, values, wanted)
+        targets = [t for t, want in zip((*step.seqs, *step.params), wanted, strict=True) if want]
+        gradients = [
+            broadcast_to(Tensor(0.0, dtype=t.dtype), t.shape) if g is None else g
+            for g, t in zip(found, (*step.states, *targets), strict=True)
+        ]
+        # The forward values that it reads become leaves.
+        there = [t for t in (*step.seqs, *keep, *step.states, *step.nexts) if t not in step.params]
+        used = {t for t in topological(gradients, there)} & set(there)
+        known: dict[Tensor, Tensor] = {}
+
+        def leaves(sources: Sequence[Tensor]) -> list[int]:
+            numbers = [k for k, t in enumerate(sources) if t in used and t not in known]
+            for k in numbers:
+                t = sources[k]
+                known[t] = abstract(t.shape, t.dtype, t.name, requires_grad=True)
+            return numbers
+
+        self.seqs, self.before = leaves(step.seqs), leaves(step.states)
+        self.after, self.kept = leaves(step.nexts), leaves(keep)
+        results = replay(gradients, known)
+        n_states, n_seqs = len(step.states), len(step.states) + sum(wanted_seqs)
+        order = [
+            *(step.seqs[k] for k in self.seqs),
+            *(step.states[k] for k in self.before),
+            *(step.nexts[k] for k in self.after),
+            *(keep[k] for k in self.kept),
+        ]
+        self.plan = Plan(
+            Step(
+                (*(known[t] for t in order), *arriving),
+                tuple(carried),
+                step.params,
+                tuple(results[:n_states]),
+                tuple(results[n_states:n_seqs]),
+                tuple(results[n_seqs:]),
+            )
+        )
+
+
+def _loop_vjp(
+    gs: list[Tensor | None],
+    hub: Tensor,
+    inputs: tuple[Tensor, ...],
+    wanted: list[bool],
+    body: Body,
+    layout: Layout,
+    keep: tuple[Tensor, ...],
+    arrays: tuple[Array, ...],
+) -> list[Tensor | None]:
+    """The gradients of the loop's inputs: its reverse, run over the same rows in the other direction."""
+    step = body.step
+    n_seqs, n_params, n_states = len(step.seqs), len(step.params), len(step.states)
+    picked = [tape.pick(hub, k, len(arrays), a) for k, a in enumerate(arrays)]
+    states, values = picked[:n_states], picked[n_states:]
+    arrived = tuple(g is not None for g in gs)
+    wanted_seqs, wanted_params = tuple(wanted[:n_seqs]), tuple(wanted[n_seqs : n_seqs + n_params])
+    key = (arrived, wanted_seqs, wanted_params, tuple(id(t) for t in keep))
+    if key not in body.reverses:
+        with recording():
+            body.reverses[key] = Reverse(
+                body, keep, arrived[:n_states], arrived[n_states:], wanted_seqs, wanted_params
+            )
+    reverse = body.reverses[key]
+    seqs = [inputs[k] for k in reverse.seqs]
+    seqs += [layout.before(states[k]) for k in reverse.before]
+    seqs += [layout.after(states[k]) for k in reverse.after]
+    seqs += [values[k] for k in reverse.kept]
+    seqs += [layout.after(g) for g in gs[:n_states] if g is not None]
+    seqs += [g for g in gs[n_states:] if g is not None]
+    zeros = [tape.wrap(np.zeros((layout.batch, *s.shape[1:]), s.dtype)) for s in step.states]
+    emits, totals, finals, _ = reverse.plan.run(
+        seqs, inputs[n_seqs : n_seqs + n_params], zeros, layout.reversed, [False] * n_states
+    )
+    for k, g in enumerate(gs[:n_states]):
+        if g is not None:
+            finals[k] = add(finals[k], layout.initial(g))
+    flow_seqs, flow_params = iter(emits), iter(totals)
+    shares: list[Tensor | None] = [next(flow_seqs) if w else None for w in wanted_seqs]
+    shares += [next(flow_params) if w else None for w in wanted_params]
+    shares += [g if w else None for g, w in zip(finals, wanted[n_seqs + n_params :], strict=True)]
+    return shares
+
+
+LOOP = Op("loop", -1, _loop_vjp, multi=True)

@@ -1,0 +1,130 @@
+"""A step as a program on shapes: recording it, walking it, replaying it.
+
+A `Step` is a tape of abstract tensors. Its leaves are per-row values read from sequences, states carried from step to
+step, and parameters; its results are the next states, per-row values wanted for the whole sequence (`emits`), and
+values summed over all rows and steps (`totals`, the gradients of parameters). The number of rows is not known when it
+is recorded: `ROWS` stands for it, and rows do not depend on one another. Therefore what a step does with a few rows can
+be done with the rows of all steps at once: that is how work leaves the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tinyrnn._core import tape
+from tinyrnn._core.tape import Abstract, Tensor
+
+ROWS = 1_000_003
+"""The number of rows of an abstract step: a number that no feature size will ever be."""
+
+# How much of the loop a value depends on.
+PARAMETER, INPUT, STATE = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Step:
+    """seqs, states, params: abstract leaves. nexts, emits, totals: results. nexts follow the order of states."""
+
+    seqs: tuple[Tensor, ...]
+    states: tuple[Tensor, ...]
+    params: tuple[Tensor, ...]
+    nexts: tuple[Tensor, ...]
+    emits: tuple[Tensor, ...] = ()
+    totals: tuple[Tensor, ...] = ()
+
+    @property
+    def results(self) -> tuple[Tensor, ...]:
+        return (*self.nexts, *self.emits, *self.totals)
+
+    def with_results(self, results: Sequence[Tensor]) -> Step:
+        """The same leaves with other results, in the order of `results`."""
+        n, m = len(self.nexts), len(self.nexts) + len(self.emits)
+        return Step(
+            self.seqs, self.states, self.params, tuple(results[:n]), tuple(results[n:m]), tuple(results[m:])
+        )
+
+
+def is_rowed(t: Tensor) -> bool:
+    """Whether t has a row for each example."""
+    return t.shape[:1] == (ROWS,)
+
+
+def width(t: Tensor) -> int:
+    """Columns of a rowed value, its other axes laid flat."""
+    n = 1
+    for d in t.shape[1:]:
+        n *= d
+    return n
+
+
+def is_abstract(t: Tensor) -> bool:
+    return isinstance(t._array, Abstract)
+
+
+def is_repeated(t: Tensor) -> bool:
+    """Whether t only repeats its input."""
+    return t.op is not None and t.op.name == "broadcast_to"
+
+
+def topological(results: Iterable[Tensor], stop: Iterable[Tensor] = ()) -> list[Tensor]:
+    """What the results are computed from, inputs before results; nothing behind a tensor of `stop`."""
+    ends = set(stop)
+    found: set[Tensor] = set()
+    stack = list(results)
+    while stack:
+        t = stack.pop()
+        if t in found:
+            continue
+        found.add(t)
+        if t.inputs is not None and t not in ends:
+            stack.extend(t.inputs)
+    return sorted(found, key=lambda t: t.order)
+
+
+def levels(step: Step) -> dict[Tensor, int]:
+    """For every value of the step: PARAMETER, INPUT or STATE, the most that it depends on."""
+    level: dict[Tensor, int] = dict.fromkeys(step.seqs, INPUT)
+    level.update(dict.fromkeys(step.states, STATE))
+    for t in topological(step.results):
+        if t not in level:
+            level[t] = max((level[s] for s in t.inputs or ()), default=PARAMETER)
+            if level[t] == PARAMETER and is_rowed(t) and not is_repeated(t):
+                level[t] = INPUT  # the same for every row, but computed as if it were not
+    return level
+
+
+def consumers(results: Sequence[Tensor], nodes: Iterable[Tensor]) -> dict[Tensor, list[Tensor | None]]:
+    """For every node, who reads it; None stands for being a result."""
+    readers: dict[Tensor, list[Tensor | None]] = {t: [] for t in nodes}
+    for t in readers:
+        for s in t.inputs or ():
+            if s in readers:
+                readers[s].append(t)
+    for t in results:
+        if t in readers:
+            readers[t].append(None)
+    return readers
+
+
+def resized(attr: Any, rows: int) -> Any:
+    """A static attribute with ROWS replaced by a number of rows."""
+    if isinstance(attr, tuple):
+        return tuple(resized(a, rows) for a in attr)
+    if isinstance(attr, slice):
+        return slice(resized(attr.start, rows), resized(attr.stop, rows), attr.step)
+    return rows if type(attr) is int and attr == ROWS else attr
+
+
+def replay(results: Sequence[Tensor], known: dict[Tensor, Tensor], rows: int = ROWS) -> list[Tensor]:
+    """Apply the ops that lead to `results` again, starting from `known`, which is filled with all that is computed."""
+    for t in topological([r for r in results if r not in known], known):
+        if t in known:
+            continue
+        if t.op is None:
+            known[t] = t
+            continue
+        attrs = t.attrs if rows == ROWS else tuple(resized(a, rows) for a in t.attrs)
+        known[t] = tape.apply(t.op, tuple(known[s] for s in t.inputs), attrs)
+    return [known[r] for r in results]
