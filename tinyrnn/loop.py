@@ -15,7 +15,7 @@ import numpy.typing as npt
 from tinyrnn import ops
 from tinyrnn._core.tape import Tensor, wrap
 from tinyrnn.module import Cell
-from tinyrnn.plan import Layout, plan_of
+from tinyrnn.plan import Layout, plan_of, uniform_layout
 
 Array = npt.NDArray[Any]
 Sequences: TypeAlias = Tensor | Array | tuple[Tensor | Array, ...]
@@ -221,9 +221,9 @@ def scan(
     ends = check_lengths(lengths, steps, rows)
     plan, params = plan_of(cell, tuple(x.shape[2] for x in inputs))
     if ends is None:
-        layout = Layout(np.full(rows, steps), reverse)
+        layout = uniform_layout(steps, rows, bool(reverse))
         seqs = [ops.reshape(x, (steps * rows, x.shape[2])) for x in inputs]
-        emits, _, finals, _ = plan.run(seqs, params, states, layout, [False] * len(states))
+        emits, _, finals, _ = plan.run(seqs, params, states, layout)
         return ops.reshape(emits[0], (steps, rows, emits[0].shape[1])), tuple(finals)
     order = np.argsort(-ends, kind="stable")
     layout = Layout(ends[order], reverse)
@@ -231,7 +231,7 @@ def scan(
     t = np.repeat(np.arange(layout.steps), layout.count)
     read = t * rows + r
     seqs = [ops.take(ops.reshape(x, (steps * rows, x.shape[2])), read) for x in inputs]
-    emits, _, finals, _ = plan.run(seqs, params, [ops.take(s, order) for s in states], layout, [False] * len(states))
+    emits, _, finals, _ = plan.run(seqs, params, [ops.take(s, order) for s in states], layout)
     back = np.full(steps * rows, layout.rows)
     back[read] = np.arange(layout.rows)
     zero = wrap(np.zeros((1, cell.state_sizes[0]), cell.dtype))

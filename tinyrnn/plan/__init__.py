@@ -18,9 +18,10 @@ from weakref import WeakKeyDictionary
 from tinyrnn._core.tape import Tensor
 from tinyrnn.module import Cell, Module
 from tinyrnn.plan.record import record
-from tinyrnn.plan.run import Layout, Plan
+from tinyrnn.plan.layout import Layout, uniform_layout
+from tinyrnn.plan.run import Plan
 
-__all__ = ["Layout", "Plan", "plan_of"]
+__all__ = ["Layout", "Plan", "plan_of", "uniform_layout"]
 
 _plans: WeakKeyDictionary[Cell, dict[tuple[int, ...], tuple[list[Any], bool, Plan, list[Tensor]]]] = WeakKeyDictionary()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,11 @@ class BufferSpec:
     columns: int
     source: object = None
 
+    @property
+    def number(self) -> int:
+        """The place as program.h counts it."""
+        return kernels.PLACES[self.place]
+
 
 @dataclass(eq=False)
 class Program:
@@ -53,7 +59,7 @@ class Program:
     keeps: list[tuple[int, int, int]] = field(default_factory=list)
     kept_columns: list[int] = field(default_factory=list)
 
-    @property
+    @cached_property
     def flops(self) -> float:
         """Floating-point operations of one step of one row; an elementwise op counts as one an element."""
         product, one = kernels.KINDS["product"], kernels.KINDS["map"]

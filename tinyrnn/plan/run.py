@@ -10,7 +10,6 @@ nothing more.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -20,99 +19,14 @@ from numpy.typing import NDArray
 from tinyrnn._core import kernels, tape
 from tinyrnn._core.tape import Op, Tape, Tensor, abstract
 from tinyrnn.autograd import recording
-from tinyrnn.ops import add, broadcast_to, getitem, take
+from tinyrnn.ops import add, broadcast_to
+from tinyrnn.plan.layout import Layout
 from tinyrnn.plan.lower import Program, lower
 from tinyrnn.plan.rewrite import OPS, SUMS, rewrite
-from tinyrnn.plan.step import STATE, Step, is_repeated, is_rowed, levels, replay, topological, width
+from tinyrnn.plan.step import STATE, Script, Step, is_repeated, is_rowed, levels, replay, topological, width
 from tinyrnn.plan.threads import cut_rows
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True, eq=False)
-class Layout:
-    """Which rows run at which step. ends: steps of each row, longest first; backwards: the last step comes first."""
-
-    ends: NDArray[np.int64]
-    backwards: bool = False
-
-    @cached_property
-    def steps(self) -> int:
-        return int(self.ends[0]) if self.ends.size else 0
-
-    @cached_property
-    def count(self) -> NDArray[np.int64]:
-        """Rows of each step."""
-        if self.uniform:
-            return np.full(self.steps, self.batch)
-        return (self.ends[None, :] > np.arange(self.steps)[:, None]).sum(1)
-
-    @cached_property
-    def offset(self) -> NDArray[np.int64]:
-        """Where each step's rows begin in a sequence."""
-        return np.concatenate([[0], np.cumsum(self.count)[:-1]]).astype(np.int64)
-
-    @property
-    def batch(self) -> int:
-        return self.ends.size
-
-    @cached_property
-    def uniform(self) -> bool:
-        return not self.ends.size or bool(self.ends[0] == self.ends[-1])
-
-    @cached_property
-    def rows(self) -> int:
-        """Rows of all steps together."""
-        return int(self.ends.sum())
-
-    @cached_property
-    def reversed(self) -> Layout:
-        other = Layout(self.ends, not self.backwards)
-        for name in ("steps", "count", "offset", "uniform", "rows"):
-            other.__dict__[name] = getattr(self, name)
-        return other
-
-    # A recorded state is one array: the states before the first step, (batch, w), and those after each step, (rows, w),
-    # in the order in which the loop makes them. Backwards, the states before the first step come last.
-
-    def after(self, states: Tensor) -> Tensor:
-        """The states after every step, (rows, w)."""
-        cut = slice(0, self.rows) if self.backwards else slice(self.batch, None)
-        return getitem(states, cut)
-
-    def initial(self, states: Tensor) -> Tensor:
-        """The states before the first step, (batch, w)."""
-        cut = slice(self.rows, None) if self.backwards else slice(0, self.batch)
-        return getitem(states, cut)
-
-    def before(self, states: Tensor) -> Tensor:
-        """The states before every step, (rows, w)."""
-        if self.uniform:
-            return getitem(states, slice(self.batch, None) if self.backwards else slice(0, self.rows))
-        return take(states, self._before)
-
-    @cached_property
-    def _before(self) -> NDArray[np.int64]:
-        parts = []
-        for s in range(self.steps):
-            r = np.arange(self.count[s])
-            if self.backwards:
-                going = self.count[s + 1] if s + 1 < self.steps else 0
-                parts.append(np.where(r < going, self.offset[min(s + 1, self.steps - 1)] + r, self.rows + r))
-            else:
-                parts.append(r if s == 0 else self.batch + self.offset[s - 1] + r)
-        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
-
-    def final(self, states: Tensor) -> Tensor:
-        """The states after each row's last step, (batch, w)."""
-        if self.uniform:
-            return getitem(states, slice(0, self.batch) if self.backwards else slice(self.rows, None))
-        r = np.arange(self.batch)
-        if self.backwards:
-            last = np.where(self.ends > 0, r, self.rows + r)
-        else:
-            last = np.where(self.ends > 0, self.batch + self.offset[np.maximum(self.ends, 1) - 1] + r, r)
-        return take(states, last)
 
 
 class Plan:
@@ -150,15 +64,26 @@ class Plan:
                 known[t] = abstract(t.shape, t.dtype, t.name, requires_grad=True)
             nexts = replay(step.nexts, known)
             values = replay(self.read_values, known)
-            self.body = Body(
-                Step(
-                    tuple(known[t] for t in self.hoisted),
-                    tuple(known[s] for s in step.states),
-                    tuple(known[w] for w in self.weights),
-                    tuple(nexts),
-                    tuple(values),
-                )
+        self.body = Body(
+            Step(
+                tuple(known[t] for t in self.hoisted),
+                tuple(known[s] for s in step.states),
+                tuple(known[w] for w in self.weights),
+                tuple(nexts),
+                tuple(values),
             )
+        )
+        self._needed = {*self.read_before, *self.read_after}
+        script = Script((*step.seqs, *step.params))
+        self._ahead = script.part((*self.hoisted, *self.weights))
+        arriving = (
+            *(step.states[k] for k in self.read_before),
+            *(step.nexts[k] for k in self.read_after),
+            *self.read_values,
+        )
+        self._arriving = script.leaves(arriving)
+        self._behind = script.part((*step.emits, *step.totals))
+        self._slots = script.slots
 
     def run(
         self,
@@ -166,27 +91,25 @@ class Plan:
         params: Sequence[Tensor],
         initial: Sequence[Tensor],
         layout: Layout,
-        record_state: Sequence[bool],
+        record_state: Sequence[bool] | None = None,
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor | None]]:
         """(emits (rows, ..) each, totals, final states (batch, w), recorded states) for a whole sequence.
 
         seqs: (rows, ..) each; params as the step's; initial: (batch, w) each. record_state asks for a state's
         values after every step beside those that the plan itself needs.
         """
-        step, rows = self.step, layout.rows
-        known = dict(zip((*step.seqs, *step.params), (*seqs, *params), strict=True))
-        hoisted = replay(self.hoisted, known, rows)
-        weights = replay(self.weights, known, rows)
-        needed = {*self.read_before, *self.read_after}
-        record = [record_state[k] or k in needed for k in range(len(step.states))]
-        values, states, finals = self.body.run(hoisted, weights, initial, layout, record)
-        for k in self.read_before:
-            known[step.states[k]] = layout.before(states[k])
-        for k in self.read_after:
-            known[step.nexts[k]] = layout.after(states[k])
-        known.update(zip(self.read_values, values, strict=True))
-        results = replay([*step.emits, *step.totals], known, rows)
-        n = len(step.emits)
+        n, rows = len(self.hoisted), layout.rows
+        slots = [*seqs, *params, *self._slots[len(seqs) + len(params) :]]
+        ahead = self._ahead.run(slots, rows)
+        record = [k in self._needed or (record_state or ())[k : k + 1] == [True] for k in range(len(initial))]
+        values, states, finals = self.body.run(ahead[:n], ahead[n:], initial, layout, record)
+        slots[self._arriving] = (
+            *(layout.before(states[k]) for k in self.read_before),
+            *(layout.after(states[k]) for k in self.read_after),
+            *values,
+        )
+        results = self._behind.run(slots, rows)
+        n = len(self.step.emits)
         return results[:n], results[n:], finals, states
 
 
@@ -207,6 +130,7 @@ class Body:
 
     def __init__(self, step: Step) -> None:
         self.step = step
+        self.widths = [width(s) for s in step.states]
         self.programs: dict[tuple[bool, ...], tuple[Program, Array, Array]] = {}
         self.reverses: dict[Any, Reverse] = {}
 
@@ -288,47 +212,50 @@ class Body:
         kept = [np.empty((rows, n), dtype) for n in program.kept_columns]
         states: list[Array | None] = []
         pairs: list[tuple[Array, Array]] = []
-        for s, first, wanted in zip(step.states, initial, record, strict=True):
-            start = first._array.reshape(batch, width(s))
+        for w, first, wanted in zip(self.widths, initial, record, strict=True):
+            start = first._array.reshape(batch, w)
             if wanted:
-                whole = np.empty((batch + rows, width(s)), dtype)
-                (whole[rows:] if layout.backwards else whole[:batch])[...] = start
+                whole = np.empty((batch + rows, w), dtype)
+                whole[rows if layout.backwards else 0 :][:batch] = start
                 states.append(whole)
             else:
                 states.append(None)
-            pairs.append((start.copy(), start.copy()))
-        numbers = dict(zip(step.params, params, strict=True))
-        flat = [_matrix(t._array, rows, width(leaf)) for t, leaf in zip(seqs, step.seqs, strict=True)]
-        buffers: list[tuple[int, Any, Any, int]] = []
+            pairs.append((start.copy(), np.empty_like(start) if layout.uniform else start.copy()))
+        values = dict(zip(step.params, params, strict=True))
+        buffers: list[tuple[int, Array | None, Array | None, int]] = []
         for spec in program.buffers:
-            place, one, two = kernels.PLACES[spec.place], None, None
+            one = two = None
             source: Any = spec.source
             if spec.place == "sequence":
                 kind, k = source
                 if kind == "seq":
-                    one = flat[k]
+                    one = _matrix(seqs[k]._array, rows, spec.columns)
                 elif kind == "keep":
                     one = kept[k]
                 else:
-                    whole = states[k]
-                    assert whole is not None
-                    one = whole if layout.backwards else whole[batch:]
+                    one = states[k]
+                    assert one is not None
+                    if not layout.backwards:
+                        one = one[batch:]
             elif spec.place in ("before", "after"):
                 one, two = pairs[source]
             elif spec.place == "vector":
                 tensor, row = source
-                values = numbers.get(tensor, tensor)._array
-                one = np.ascontiguousarray(np.broadcast_to(values, row)).reshape(-1)
-            buffers.append((place, one, two, spec.columns))
-        weights = [numbers[w]._array for w in program.weights]
+                one = values.get(tensor, tensor)._array
+                if one.shape != row or not one.flags.c_contiguous:
+                    one = np.ascontiguousarray(np.broadcast_to(one, row))
+            buffers.append((spec.number, one, two, spec.columns))
+        weights = [values[w]._array for w in program.weights]
         if layout.steps:
             kernels.run_loop(
-                code, index, buffers, weights, layout.count, layout.offset, layout.backwards, cut_rows(layout.ends, program.flops)
-            )
-        finals = []
-        for base, other in pairs:
-            odd = layout.steps % 2 if layout.backwards else layout.ends % 2
-            finals.append(np.where(np.reshape(odd, (-1, 1)) == 1, other, base))
+                code, index, buffers, weights, layout.count, layout.offset, layout.backwards,
+                cut_rows(layout.ends, program.flops),
+            )  # fmt: skip
+        if layout.uniform:
+            finals = [pair[layout.steps % 2] for pair in pairs]
+        else:
+            odd = np.reshape((layout.steps if layout.backwards else layout.ends) % 2, (-1, 1)) == 1
+            finals = [np.where(odd, other, base) for base, other in pairs]
         return [kept[n][:, at : at + w] for n, at, w in program.keeps], states, finals
 
 
@@ -461,7 +388,7 @@ def _loop_vjp(
     seqs += [g for g in gs[n_states:] if g is not None]
     zeros = [tape.wrap(np.zeros((layout.batch, *s.shape[1:]), s.dtype)) for s in step.states]
     emits, totals, finals, _ = reverse.plan.run(
-        seqs, inputs[n_seqs : n_seqs + n_params], zeros, layout.reversed, [False] * n_states
+        seqs, inputs[n_seqs : n_seqs + n_params], zeros, layout.reversed
     )
     for k, g in enumerate(gs[:n_states]):
         if g is not None:

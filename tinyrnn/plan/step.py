@@ -128,3 +128,48 @@ def replay(results: Sequence[Tensor], known: dict[Tensor, Tensor], rows: int = R
         attrs = t.attrs if rows == ROWS else tuple(resized(a, rows) for a in t.attrs)
         known[t] = tape.apply(t.op, tuple(known[s] for s in t.inputs), attrs)
     return [known[r] for r in results]
+
+
+class Script:
+    """A step as lists that run without looking anything up: each value has a slot, each op the slots of its inputs."""
+
+    def __init__(self, leaves: Sequence[Tensor]) -> None:
+        self.slots: list[Tensor | None] = []
+        self._slot: dict[Tensor, int] = {}
+        self.leaves(leaves)
+
+    def leaves(self, tensors: Sequence[Tensor]) -> slice:
+        """Slots, side by side, for values that come from outside."""
+        start = len(self.slots)
+        for t in tensors:
+            self._slot[t] = len(self.slots)
+            self.slots.append(None)
+        return slice(start, len(self.slots))
+
+    def part(self, results: Sequence[Tensor]) -> Part:
+        """What leads from the slots there are to these results."""
+        actions = []
+        for t in topological([r for r in results if r not in self._slot], self._slot):
+            if t in self._slot:
+                continue
+            self._slot[t] = len(self.slots)
+            self.slots.append(t if t.op is None else None)
+            if t.op is not None:
+                inputs = tuple(self._slot[s] for s in t.inputs)
+                actions.append((t.op, inputs, t.attrs, resized(t.attrs, ROWS - 1) != t.attrs, self._slot[t]))
+        return Part(actions, [self._slot[r] for r in results])
+
+
+@dataclass(frozen=True)
+class Part:
+    """actions: (op, slots of its inputs, its attributes, whether ROWS is among them, slot of its result)."""
+
+    actions: list[tuple[Any, tuple[int, ...], tuple[Any, ...], bool, int]]
+    results: list[int]
+
+    def run(self, slots: list[Any], rows: int) -> list[Tensor]:
+        """Apply the ops with this many rows; fills slots."""
+        apply = tape.apply
+        for op, inputs, attrs, sized, out in self.actions:
+            slots[out] = apply(op, tuple([slots[i] for i in inputs]), resized(attrs, rows) if sized else attrs)
+        return [slots[i] for i in self.results]

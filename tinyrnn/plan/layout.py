@@ -1,0 +1,104 @@
+"""Which rows of a batch run at which step, and where a sequence keeps them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyrnn._core.tape import Tensor
+from tinyrnn.ops import getitem, take
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Which rows run at which step. ends: steps of each row, longest first; backwards: the last step comes first."""
+
+    ends: NDArray[np.int64]
+    backwards: bool = False
+
+    @cached_property
+    def steps(self) -> int:
+        return int(self.ends[0]) if self.ends.size else 0
+
+    @cached_property
+    def count(self) -> NDArray[np.int64]:
+        """Rows of each step."""
+        if self.uniform:
+            return np.full(self.steps, self.batch)
+        return (self.ends[None, :] > np.arange(self.steps)[:, None]).sum(1)
+
+    @cached_property
+    def offset(self) -> NDArray[np.int64]:
+        """Where each step's rows begin in a sequence."""
+        return np.concatenate([[0], np.cumsum(self.count)[:-1]]).astype(np.int64)
+
+    @property
+    def batch(self) -> int:
+        return self.ends.size
+
+    @cached_property
+    def uniform(self) -> bool:
+        return not self.ends.size or bool(self.ends[0] == self.ends[-1])
+
+    @cached_property
+    def rows(self) -> int:
+        """Rows of all steps together."""
+        return int(self.ends.sum())
+
+    @cached_property
+    def reversed(self) -> Layout:
+        other = Layout(self.ends, not self.backwards)
+        for name in ("steps", "count", "offset", "uniform", "rows"):
+            other.__dict__[name] = getattr(self, name)
+        return other
+
+    # A recorded state is one array: the states before the first step, (batch, w), and those after each step, (rows, w),
+    # in the order in which the loop makes them. Backwards, the states before the first step come last.
+
+    def after(self, states: Tensor) -> Tensor:
+        """The states after every step, (rows, w)."""
+        cut = slice(0, self.rows) if self.backwards else slice(self.batch, None)
+        return getitem(states, cut)
+
+    def initial(self, states: Tensor) -> Tensor:
+        """The states before the first step, (batch, w)."""
+        cut = slice(self.rows, None) if self.backwards else slice(0, self.batch)
+        return getitem(states, cut)
+
+    def before(self, states: Tensor) -> Tensor:
+        """The states before every step, (rows, w)."""
+        if self.uniform:
+            return getitem(states, slice(self.batch, None) if self.backwards else slice(0, self.rows))
+        return take(states, self._before)
+
+    @cached_property
+    def _before(self) -> NDArray[np.int64]:
+        parts = []
+        for s in range(self.steps):
+            r = np.arange(self.count[s])
+            if self.backwards:
+                going = self.count[s + 1] if s + 1 < self.steps else 0
+                parts.append(np.where(r < going, self.offset[min(s + 1, self.steps - 1)] + r, self.rows + r))
+            else:
+                parts.append(r if s == 0 else self.batch + self.offset[s - 1] + r)
+        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+    def final(self, states: Tensor) -> Tensor:
+        """The states after each row's last step, (batch, w)."""
+        if self.uniform:
+            return getitem(states, slice(0, self.batch) if self.backwards else slice(self.rows, None))
+        r = np.arange(self.batch)
+        if self.backwards:
+            last = np.where(self.ends > 0, r, self.rows + r)
+        else:
+            last = np.where(self.ends > 0, self.batch + self.offset[np.maximum(self.ends, 1) - 1] + r, r)
+        return take(states, last)
+
+
+@lru_cache(maxsize=64)
+def uniform_layout(steps: int, batch: int, backwards: bool) -> Layout:
+    """The layout of a batch whose rows all run through all steps."""
+    return Layout(np.full(batch, steps), backwards)
