@@ -21,6 +21,8 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int64_t, uint64_t
 from libcpp.vector cimport vector
 
+import threading
+
 import numpy as np
 
 from tinyrnn._core import kernels as _kernels
@@ -70,6 +72,19 @@ def set_mode(int value):
     global tr_mode
     before = tr_mode
     tr_mode = value
+    return before
+
+
+_watching = threading.local()
+
+
+def watch(callback):
+    """Call back with every tensor that the calling thread records in the mode EVERYTHING; None: no more.
+
+    Returns the callback before. What it raises comes out of the op that was being recorded.
+    """
+    before = getattr(_watching, "callback", None)
+    _watching.callback = callback
     return before
 
 
@@ -659,6 +674,10 @@ cdef Tensor _record(Op op, object array, tuple inputs, tuple attrs):
                 t = <Tensor> inputs[i]
                 if t.op is None:
                     t._save()
+            if tr_mode == EVERYTHING:
+                callback = getattr(_watching, "callback", None)
+                if callback is not None:
+                    callback(out)
     return out
 
 

@@ -17,11 +17,12 @@ from weakref import WeakKeyDictionary
 
 from tinyrnn._core.tape import Tensor
 from tinyrnn.module import Cell, Module
-from tinyrnn.plan.record import record
+from tinyrnn.plan.lower import PlanError
+from tinyrnn.plan.record import WAY_OUT, record
 from tinyrnn.plan.layout import Layout, uniform_layout
 from tinyrnn.plan.run import Plan
 
-__all__ = ["Layout", "Plan", "plan_of", "uniform_layout"]
+__all__ = ["Layout", "Plan", "PlanError", "plan_of", "uniform_layout"]
 
 _plans: WeakKeyDictionary[Cell, dict[tuple[int, ...], tuple[list[Any], bool, Plan, list[Tensor]]]] = WeakKeyDictionary()
 
@@ -39,10 +40,15 @@ def plan_of(cell: Cell, widths: tuple[int, ...]) -> tuple[Plan, list[Tensor]]:
         if len(now) == len(attributes) and all(map(is_, now, attributes)):
             return plan, params
     nested = sum(1 for _ in cell.modules()) > 1
-    step, params = record(cell, widths)
-    plan = Plan(step)
-    plans[widths] = (_attributes(cell) if nested else list(vars(cell).values()), nested, plan, params)
-    return plan, params
+    recording = record(cell, widths)
+    try:
+        plan = Plan(recording.step)
+        plan.body.program([False] * len(cell.states), plan.body.step.emits)
+    except PlanError as error:
+        at = recording.lines_of(error.op)
+        raise PlanError(f"{type(cell).__name__}.step{f' ({at})' if at else ''}: {error}; {WAY_OUT}") from None
+    plans[widths] = (_attributes(cell) if nested else list(vars(cell).values()), nested, plan, recording.params)
+    return plan, recording.params
 
 
 def _attributes(module: Module) -> list[Any]:

@@ -20,11 +20,16 @@ from tinyrnn._core import kernels
 from tinyrnn._core.tape import Op, Tensor
 from tinyrnn.ops import add
 from tinyrnn.plan.rewrite import OPS, column_range
-from tinyrnn.plan.step import Step, consumers, is_repeated, is_rowed, topological, width
+from tinyrnn.plan.step import ROWS, Step, consumers, is_repeated, is_rowed, topological, width
 
 
 class PlanError(ValueError):
-    """A step does something that a plan can not hold; the message names it and the way out."""
+    """A step does something that a plan can not hold; the message names it and the way out.
+
+    op: the name of the op that can not run in the loop, or None.
+    """
+
+    op: str | None = None
 
 
 @dataclass(eq=False)
@@ -251,8 +256,11 @@ class _Lowering:
             raise self._unsupported(t)
 
     def _unsupported(self, t: Tensor) -> PlanError:
-        shapes = ", ".join(str(s.shape[1:] if is_rowed(s) else s.shape) for s in t.inputs)
-        return PlanError(f"{t.op.name} of values with row shapes {shapes} can not run in the compiled loop")
+        shapes = " and ".join(str(s.shape).replace(str(ROWS), "B") for s in t.inputs)
+        error = PlanError(f"{t.op.name} of shapes {shapes}, of values that depend on a state, is not one of the ops that "
+                          "the compiled loop has")  # fmt: skip
+        error.op = t.op.name
+        return error
 
     def _operand(self, s: Tensor, row: tuple[int, ...]) -> Home:
         """Where a value lies that is as wide as a row of this shape, repeated if it is narrower."""
@@ -323,19 +331,30 @@ class _Lowering:
             at += width(part)
 
     def _emit_reduction(self, t: Tensor, op: Op) -> None:
-        """Neighbouring axes of a row, summed in one pass; several runs of axes would need several ops."""
+        """The reduced axes as one middle axis; the columns are gathered into that order if need be."""
         x = t.inputs[0]
         if op is OPS["sum_to"]:
             target = (1,) * (x.ndim - t.ndim) + t.shape
             axes = tuple(k for k in range(x.ndim) if target[k] == 1 and x.shape[k] != 1)
         else:
             axes = t.attrs[0]
-        if 0 in axes or not axes or axes[-1] - axes[0] != len(axes) - 1:
+        if 0 in axes:
             raise self._unsupported(t)
-        inner = int(np.prod(x.shape[axes[-1] + 1 :]))
-        n = int(np.prod([x.shape[k] for k in axes]))
+        home, n = self._home(x), int(np.prod([x.shape[k] for k in axes]))
+        if not axes:
+            axes = (x.ndim - 1,)  # nothing to reduce: a middle axis of one element
+            inner = width(x)
+        elif axes[-1] - axes[0] == len(axes) - 1:
+            inner = int(np.prod(x.shape[axes[-1] + 1 :]))
+        else:
+            kept = [k for k in range(1, x.ndim) if k not in axes]
+            columns = np.arange(width(x)).reshape(x.shape[1:]).transpose([k - 1 for k in (*kept, *axes)])
+            gathered = (self._buffer("scratch", width(x)), 0)
+            self.scratch[gathered[0]] = None
+            self._gather(gathered, home, columns.ravel())
+            home, inner = gathered, 1
         kind = "max" if op is OPS["max"] else "sum"
-        self._add(kind, self._home(t), self._home(x), width=width(t), inner=inner, n=n)
+        self._add(kind, self._home(t), home, width=width(t), inner=inner, n=n)
 
     # -- tiles ---------------------------------------------------------------------------------------------------------
 
