@@ -42,7 +42,7 @@ enum tr_PointwiseCode { TR_POINTWISE(TR_CODE) TR_N_POINTWISE };
 namespace tr {
 namespace TR_ISA {
 
-/* ---- words, fused multiply-add, bits -------------------------------------------------------- */
+/* ---- fused multiply-add, bits --------------------------------------------------------------- */
 
 /* a*b + c: rounded once where the instruction exists, else twice; never a slow library call. */
 #if TR_DEVICE
@@ -80,7 +80,7 @@ template <> struct real<float> {
     static constexpr float exp_low = -105.0f, exp_high = 89.0f;
     static constexpr float tanh_high = 20.0f;             /* tanh(10) is 1 */
     static constexpr float log2e = 1.44269502f;
-    /* ln 2 in two parts; the first has few enough bits that n * ln2_high is exact */
+    /* ln 2 rounded to few enough bits that n * ln2_high is exact, and the rest */
     static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
 };
 template <> struct real<double> {
@@ -161,7 +161,7 @@ template <class T> TR_FN T exp_in_range(T a) {
     return mad(scale, e.p, scale) * power_of_two<T>(e.bits - half);
 }
 
-/* The larger and the smaller; NaN in b stays. (One instruction; not so in another order.) */
+/* The larger and the smaller of two; a NaN in b stays. */
 template <class T> TR_FN T at_least(T low, T b) { return low > b ? low : b; }
 template <class T> TR_FN T at_most(T high, T b) { return high < b ? high : b; }
 
