@@ -1,4 +1,4 @@
-"""The loop over time: `unroll` runs a cell step by step on the tape. It is what every faster way must equal.
+"""The loop over time: `unroll` runs a cell step by step on the tape, `scan` compiles it and must equal `unroll`.
 
 Notation: T steps, B rows (examples), I the width of the input, H that of the first state, which is the output.
 """
@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from tinyrnn import ops
 from tinyrnn._core.tape import Tensor, wrap
-from tinyrnn.module import Cell
-from tinyrnn.plan import Layout, plan_of, uniform_layout
+from tinyrnn.module import Cell, as_size, listening
+from tinyrnn.plan import Layout, Plan, plan_of, uniform_layout
+from tinyrnn.plan.checkpoint import run_in_segments
 
 Array = npt.NDArray[Any]
 Sequences: TypeAlias = Tensor | Array | tuple[Tensor | Array, ...]
@@ -214,26 +215,61 @@ def scan(
     *,
     lengths: npt.ArrayLike | None = None,
     reverse: bool = False,
+    checkpoint_every: int | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """`unroll`, compiled: the step is recorded once, planned, and run by a loop without Python."""
+    """`unroll` at the speed of a hand-written kernel: (ys (T, B, H), the final states (B, size) each).
+
+    The step is recorded once, on shapes alone, and becomes a plan: what needs no state is computed for all steps at
+    once, the rest by a compiled loop, forwards and, for the gradients, backwards. The plan is made at the first call
+    for a cell and kept until one of the cell's attributes is assigned. `tr.explain(cell)` shows it.
+
+    Arguments and results are `unroll`'s, and
+    checkpoint_every  keep only the states of every k-th step for the backward pass and compute the steps between again:
+                      memory for k steps instead of T. Values and gradients have the same bits, but that a
+                      parameter's gradient is summed segment by segment.
+
+    Raises what `unroll` raises; PlanError (a ValueError) where the step can not be compiled, naming the line; TraceError
+    where it asks for a value, as in `if h.sum() > 0`. Inside a `tr.probes()` block it runs as `unroll`, which
+    probes can watch.
+    """
+    if listening():
+        return unroll(cell, xs, state, lengths=lengths, reverse=reverse)
     inputs, states = check_arguments(cell, xs, state)
     steps, rows = inputs[0].shape[:2]
     ends = check_lengths(lengths, steps, rows)
+    if checkpoint_every is not None:
+        as_size("checkpoint_every", checkpoint_every)
     plan, params = plan_of(cell, tuple(x.shape[2] for x in inputs))
+    if steps == 0:
+        return wrap(np.zeros((0, rows, cell.state_sizes[0]), cell.dtype)), states
+    flat = [ops.reshape(x, (steps * rows, x.shape[2])) for x in inputs]
     if ends is None:
         layout = uniform_layout(steps, rows, bool(reverse))
-        seqs = [ops.reshape(x, (steps * rows, x.shape[2])) for x in inputs]
-        emits, _, finals, _ = plan.run(seqs, params, states, layout)
-        return ops.reshape(emits[0], (steps, rows, emits[0].shape[1])), tuple(finals)
+        ys, finals = _run(plan, flat, params, states, layout, checkpoint_every)
+        return ops.reshape(ys, (steps, rows, ys.shape[1])), tuple(finals)
+    # Rows sorted by length, longest first; a sequence holds the rows of each step that are still running.
     order = np.argsort(-ends, kind="stable")
-    layout = Layout(ends[order], reverse)
-    r = np.concatenate([order[:n] for n in layout.count.tolist()] or [np.zeros(0, np.int64)])
-    t = np.repeat(np.arange(layout.steps), layout.count)
-    read = t * rows + r
-    seqs = [ops.take(ops.reshape(x, (steps * rows, x.shape[2])), read) for x in inputs]
-    emits, _, finals, _ = plan.run(seqs, params, [ops.take(s, order) for s in states], layout)
+    layout = Layout(ends[order], bool(reverse))
+    read = np.concatenate([t * rows + order[:n] for t, n in enumerate(layout.count.tolist())] + [np.zeros(0, np.int64)])
+    read = read.astype(np.int64)
+    packed = [ops.take(x, read) for x in flat]
+    ys, finals = _run(plan, packed, params, [ops.take(s, order) for s in states], layout, checkpoint_every)
     back = np.full(steps * rows, layout.rows)
     back[read] = np.arange(layout.rows)
     zero = wrap(np.zeros((1, cell.state_sizes[0]), cell.dtype))
-    ys = ops.take(ops.concat([emits[0], zero]), back.reshape(steps, rows))
+    ys = ops.take(ops.concat([ys, zero]), back.reshape(steps, rows))
     return ys, tuple(ops.take(s, np.argsort(order)) for s in finals)
+
+
+def _run(
+    plan: Plan,
+    seqs: Sequence[Tensor],
+    params: Sequence[Tensor],
+    states: Sequence[Tensor],
+    layout: Layout,
+    checkpoint_every: int | None,
+) -> tuple[Tensor, list[Tensor]]:
+    if checkpoint_every is not None and checkpoint_every < layout.steps:
+        return run_in_segments(plan, seqs, params, states, layout, checkpoint_every)
+    emits, _, finals, _ = plan.run(seqs, params, states, layout)
+    return emits[0], finals

@@ -317,6 +317,11 @@ def as_rng(rng: np.random.Generator | int | None) -> np.random.Generator:
 _listening: ContextVar[tuple[dict[str, list[Tensor]], ...]] = ContextVar("tinyrnn_probes", default=())
 
 
+def listening() -> bool:
+    """Whether a `probes()` block is around the caller."""
+    return bool(_listening.get())
+
+
 def probe(name: str, value: Tensor) -> Tensor:
     """`value` itself, seen under `name` by every `probes()` block around the call."""
     for seen in _listening.get():

@@ -24,7 +24,7 @@ WAY_OUT = "tr.unroll runs any step"
 
 @dataclass(frozen=True)
 class Recording:
-    """step: the step, emitting its output. params: the tensors behind the step's params. lines: where each op stands."""
+    """step: the step, emitting its output. params: the tensors behind its params. lines: where each op stands."""
 
     step: Step
     params: list[Tensor]
@@ -49,7 +49,8 @@ def record(cell: Cell, widths: Sequence[int]) -> Recording:
         if t.op is not None and t.inputs and _mixes_rows(t):
             shapes = " and ".join(str(s.shape) for s in t.inputs)
             raise PlanError(
-                f"{t.op.name} of {shapes} gives {t.shape}, so the rows of the batch would depend on one another; {WAY_OUT}"
+                f"{t.op.name} of {shapes} gives {t.shape}, so the rows of the batch would depend on one another; "
+                f"{WAY_OUT}"
             )
 
     attributes = {m: dict(vars(m)) for m in cell.modules()}
@@ -74,8 +75,8 @@ def record(cell: Cell, widths: Sequence[int]) -> Recording:
                 vars(m).update(before)
     if leaks:
         raise PlanError(
-            f"{name}.step keeps a tensor of the step in self.{leaks[0]}: it has no value while the step is recorded; make it "
-            f"a state, or look at it with tr.probe; {WAY_OUT}"
+            f"{name}.step keeps a tensor of the step in self.{leaks[0]}: it has no value while the step is recorded; "
+            f"make it a state, or look at it with tr.probe; {WAY_OUT}"
         )
     nexts = got if isinstance(got, tuple) else (got,)
     _check_nexts(name, cell, states, nexts)
@@ -95,7 +96,7 @@ def record(cell: Cell, widths: Sequence[int]) -> Recording:
 
 
 def _mixes_rows(t: Tensor) -> bool:
-    """Whether a row of t depends on other rows than that row of its inputs. t was made of values with rows or without."""
+    """Whether a row of t depends on other rows than that row of its inputs."""
     rowed = [s for s in t.inputs if ROWS in s.shape]
     if not rowed:
         return False
