@@ -7,8 +7,8 @@ distribution holds. Everything generated goes to the build folder.
 """
 
 import os
-import platform
 import sys
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 
@@ -31,10 +31,11 @@ X86 = {
     "avx512": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"],
 }
 INSTRUCTION_SETS = {"baseline": []}
-# `ARCHFLAGS` is how macOS asks for a cross or universal build, where the host's processor says nothing.
-TARGET = os.environ.get("ARCHFLAGS") or platform.machine()
-if "arm64" not in TARGET and any(name in TARGET for name in ("x86_64", "AMD64")):
+# The platform that is built for, which is not always the host's. macOS's universal2 gets the baseline alone.
+if sysconfig.get_platform().endswith(("x86_64", "amd64")):
     INSTRUCTION_SETS.update(X86)
+if sys.platform == "darwin":
+    os.environ.setdefault("MACOSX_DEPLOYMENT_TARGET", "11.0")  # std::aligned_alloc came with 10.15
 
 HEADERS = sorted(glob("_core/*.h"))
 DIRECTIVES = {
@@ -59,7 +60,7 @@ class BuildCore(build_ext):
         made = cythonize(self.extensions, build_dir=self.build_temp, compiler_directives=DIRECTIVES, force=self.force)
         for extension, translated in zip(self.extensions, made, strict=True):
             extension.sources = translated.sources
-            extension.extra_compile_args = [*self._flags(), "-Wno-unused-function"]
+            extension.extra_compile_args = [*self._flags(), "-pthread", "-Wno-unused-function"]
         with ThreadPoolExecutor() as pool:
             compiled_tape = pool.submit(self.build_extension, tape)
             kernels.extra_objects = list(pool.map(self._compile, INSTRUCTION_SETS))
@@ -123,7 +124,7 @@ def module(name):
             ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION"),
             *((f"TR_HAVE_{isa.upper()}", "1") for isa in INSTRUCTION_SETS),
         ],
-        extra_link_args=[] if sys.platform == "darwin" else ["-Wl,--as-needed"],
+        extra_link_args=[] if sys.platform == "darwin" else ["-pthread", "-Wl,--as-needed"],
         depends=["setup.py", "_core/isa.cpp", *HEADERS],
     )
 

@@ -99,6 +99,7 @@ class _Lowering:
         self.vectors: dict[tuple[Tensor, tuple[int, ...]], int] = {}
         self.weight_number: dict[Tensor, int] = {}
         self.adds_into: dict[Tensor, Tensor] = {}  # a product -> the sum that it adds itself into
+        self.copies: list[tuple[Tensor, int]] = []  # (a value, a buffer that shall have it too)
         for k, seq in enumerate(body.seqs):
             self.home[seq] = (self._buffer("sequence", width(seq), ("seq", k)), 0)
         for k, state in enumerate(body.states):
@@ -111,10 +112,10 @@ class _Lowering:
         self._homes_of_results(after, recorded)
         for t in self.nodes:
             self._emit(t)
-        for k, t in enumerate(body.nexts):
-            for target in (after[k], recorded[k]):
-                if target is not None and self.home[t] != (target, 0):
-                    self._copy(t, (target, 0))
+        self.copies += [(t, b) for k, t in enumerate(body.nexts) for b in (after[k], recorded[k]) if b is not None]
+        for t, buffer in self.copies:
+            if self.home[t] != (buffer, 0):
+                self._copy(t, (buffer, 0))
         self._find_tiles()
 
     # -- homes ---------------------------------------------------------------------------------------------------------
@@ -157,12 +158,12 @@ class _Lowering:
         # A concatenation with a kept part is kept as a whole; its parts are columns of it.
         joined: dict[Tensor, tuple[Tensor, int]] = {}
         for t in self.nodes:
-            if t.op is OPS["concat"] and t.attrs[0] == 1 and t.ndim == 2:
+            if t.op is OPS["concat"] and t.attrs[0] == 1:
                 at = 0
                 for part in t.inputs:
                     if is_rowed(part) and self._is_computed(part) and part not in joined and part.op is not t.op:
                         joined[part] = (t, at)
-                    at += part.shape[1]
+                    at += width(part)
         wholes = {joined[t][0] if t in joined else t for t in kept}
         for t in [t for t in self.nodes if t in wholes]:
             number = len(self.program.kept_columns)
@@ -182,9 +183,13 @@ class _Lowering:
             self._join_sum(t)
         for t in self.keep:
             buffer, at = self._home(t)
-            spec = self.program.buffers[buffer]
-            assert spec.place == "sequence" and isinstance(spec.source, tuple) and spec.source[0] == "keep"
-            self.program.keeps.append((spec.source[1], at, width(t)))
+            source = self.program.buffers[buffer].source
+            if not isinstance(source, tuple) or source[0] != "keep":  # a view of something that is not kept itself
+                source = ("keep", len(self.program.kept_columns))
+                at = 0
+                self.program.kept_columns.append(width(t))
+                self.copies.append((t, self._buffer("sequence", width(t), source)))
+            self.program.keeps.append((source[1], at, width(t)))
 
     def _join_sum(self, t: Tensor) -> None:
         """p + a @ w: p is computed where the sum lives, and the product adds itself to it."""
@@ -207,10 +212,13 @@ class _Lowering:
             elif self._is_vector(t):
                 self.home[t] = self._vector(t.inputs[0], t.shape[1:])
             else:
-                buffer = self._buffer("scratch", width(t))
-                self.scratch[buffer] = None
-                self.home[t] = (buffer, 0)
+                self.home[t] = self._scratch(width(t))
         return self.home[t]
+
+    def _scratch(self, columns: int) -> Home:
+        buffer = self._buffer("scratch", columns)
+        self.scratch[buffer] = None
+        return buffer, 0
 
     # -- instructions --------------------------------------------------------------------------------------------------
 
@@ -270,10 +278,9 @@ class _Lowering:
             return self._home(s)
         own = (1,) * (len(row) - len(s.shape[1:])) + s.shape[1:]
         positions = np.broadcast_to(np.arange(width(s)).reshape(own), row).ravel()
-        buffer = self._buffer("scratch", positions.size)
-        self.scratch[buffer] = None
-        self._gather((buffer, 0), self._home(s), positions)
-        return buffer, 0
+        home = self._scratch(positions.size)
+        self._gather(home, self._home(s), positions)
+        return home
 
     def _gather(self, dst: Home, a: Home, positions: NDArray[np.int64]) -> None:
         start = len(self.program.index)
@@ -319,16 +326,20 @@ class _Lowering:
                   add=int(t in self.adds_into))  # fmt: skip
 
     def _emit_concat(self, t: Tensor) -> None:
+        """The parts side by side; along another axis than the first of a row they are put in order afterwards."""
         axis = t.attrs[0]
-        whole = self._home(t)
-        if axis != 1 or t.ndim != 2:
+        if axis == 0:
             raise self._unsupported(t)
-        at = whole[1]
+        whole = self._home(t) if axis == 1 else self._scratch(width(t))
+        at, numbers = whole[1], []
         for part in t.inputs:
-            home = self._operand(part, part.shape[1:])
+            home, n = self._operand(part, part.shape[1:]), width(part)
             if home != (whole[0], at):
-                self._add("copy", (whole[0], at), home, width=width(part))
-            at += width(part)
+                self._add("copy", (whole[0], at), home, width=n)
+            numbers.append(np.arange(at - whole[1], at - whole[1] + n).reshape(1, *part.shape[1:]))
+            at += n
+        if axis > 1:
+            self._gather(self._home(t), whole, np.concatenate(numbers, axis).ravel())
 
     def _emit_reduction(self, t: Tensor, op: Op) -> None:
         """The reduced axes as one middle axis; the columns are gathered into that order if need be."""

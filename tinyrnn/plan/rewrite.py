@@ -144,6 +144,8 @@ def canonical(step: Step) -> Step:
             source = known[t.inputs[0]]
             cut = column_range(t.attrs[0], source.shape) if is_rowed(source) else None
             settle(t, columns(source, *cut) if cut else tape.apply(t.op, (source,), t.attrs))
+        elif t.op.name in ("reshape", "broadcast_to", "sum_to") and t.shape == t.inputs[0].shape:
+            settle(t, known[t.inputs[0]])
         else:
             settle(t, tape.apply(t.op, tuple(known[s] for s in t.inputs), t.attrs))
     return step.with_results([known[r] for r in step.results])

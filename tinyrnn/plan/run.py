@@ -220,7 +220,7 @@ class Body:
                 states.append(whole)
             else:
                 states.append(None)
-            pairs.append((start.copy(), np.empty_like(start) if layout.uniform else start.copy()))
+            pairs.append((start.copy(), np.empty(start.shape, dtype) if layout.uniform else start.copy()))
         values = dict(zip(step.params, params, strict=True))
         buffers: list[tuple[int, Array | None, Array | None, int]] = []
         for spec in program.buffers:
@@ -243,7 +243,7 @@ class Body:
                 tensor, row = source
                 one = values.get(tensor, tensor)._array
                 if one.shape != row or not one.flags.c_contiguous:
-                    one = np.ascontiguousarray(np.broadcast_to(one, row))
+                    one = np.ascontiguousarray(np.broadcast_to(one, (1, *row)))
             buffers.append((spec.number, one, two, spec.columns))
         weights = [values[w]._array for w in program.weights]
         if layout.steps:
@@ -256,7 +256,11 @@ class Body:
         else:
             odd = np.reshape((layout.steps if layout.backwards else layout.ends) % 2, (-1, 1)) == 1
             finals = [np.where(odd, other, base) for base, other in pairs]
-        return [kept[n][:, at : at + w] for n, at, w in program.keeps], states, finals
+        found = [kept[n][:, at : at + w] for n, at, w in program.keeps]
+        for k, t in enumerate(keep):
+            if t.ndim != 2:
+                found[k] = found[k].reshape(rows, *t.shape[1:])
+        return found, states, finals
 
 
 def _matrix(array: Array, rows: int, columns: int) -> Array:
