@@ -111,6 +111,30 @@ cdef extern from "program.h":
         Py_ssize_t steps
         int backwards
 
+cdef extern from "pool.h":
+    cppclass Pool "tr::Pool":
+        void *take(size_t &)
+        void give(void *, size_t)
+    Pool &pool "tr::pool"()
+
+cdef extern from *:
+    """
+    // PyTraceMalloc_Track and _Untrack by their C names: some versions of Python.h declare them for C++ without extern "C".
+    #ifdef __APPLE__
+    #define TR_C_NAME(name) __asm__("_" name)
+    #else
+    #define TR_C_NAME(name) __asm__(name)
+    #endif
+    int tr_track(unsigned int domain, uintptr_t ptr, size_t size) TR_C_NAME("PyTraceMalloc_Track");
+    int tr_untrack(unsigned int domain, uintptr_t ptr) TR_C_NAME("PyTraceMalloc_Untrack");
+    """
+    int tr_track(unsigned int, size_t, size_t)
+    int tr_untrack(unsigned int, size_t)
+
+cdef enum:
+    LARGE = 1 << 18         # bytes from which an array's memory comes from the pool
+    TRACE_DOMAIN = 389047   # NumPy's domain for tracemalloc: our arrays count with its own
+
 cdef extern from "shards.h":
     void *arena "tr::arena"(size_t) except + nogil
     ctypedef void (*GemmF32)(float *, Py_ssize_t, const float *, Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t,
@@ -181,6 +205,43 @@ def active_table():
     return PyCapsule_New(<void *> kernels, "tinyrnn.kernels", NULL)
 
 
+cdef class Block:
+    """The memory of a large array, which goes back to the pool with the last array that views it."""
+
+    cdef void *memory
+    cdef size_t size
+
+    def __cinit__(self, size_t size):
+        self.size = size
+        self.memory = pool().take(self.size)
+        if self.memory == NULL:
+            raise MemoryError(f"no memory for an array of {size} bytes")
+        tr_track(TRACE_DOMAIN, <size_t> self.memory, self.size)
+
+    def __dealloc__(self):
+        if self.memory != NULL:
+            tr_untrack(TRACE_DOMAIN, <size_t> self.memory)
+            pool().give(self.memory, self.size)
+
+
+def empty(tuple shape, dtype):
+    """np.empty, with the memory of large arrays used again."""
+    cdef cnp.npy_intp dims[64]
+    cdef Py_ssize_t n = (<cnp.dtype> dtype).itemsize, d
+    cdef int nd = len(shape)
+    cdef Block block
+    cdef cnp.ndarray array
+    for d in range(nd):
+        dims[d] = shape[d]
+        n *= dims[d]
+    if n < LARGE:
+        return cnp.PyArray_EMPTY(nd, dims, (<cnp.dtype> dtype).type_num, 0)
+    block = Block(n)
+    array = cnp.PyArray_SimpleNewFromData(nd, dims, (<cnp.dtype> dtype).type_num, block.memory)
+    cnp.set_array_base(array, block)
+    return array
+
+
 cdef cnp.ndarray _contiguous(array, what):
     if not isinstance(array, np.ndarray) or array.dtype.type not in (np.float32, np.float64):
         raise TypeError(f"{what} must be a float32 or float64 array, got {getattr(array, 'dtype', type(array))}")
@@ -222,7 +283,7 @@ def reduce(kind, array, int first, int last):
             n *= shape[i]
         else:
             inner *= shape[i]
-    cdef cnp.ndarray out = np.empty(shape[:first] + shape[last:], source.dtype)
+    cdef cnp.ndarray out = empty(shape[:first] + shape[last:], source.dtype)
     cdef bint add = kind == "sum", single = source.dtype == np.float32
     cdef void *to = cnp.PyArray_DATA(out)
     cdef const void *at = cnp.PyArray_DATA(source)
@@ -244,7 +305,7 @@ def take_rows(table, index):
     """table (N, ...) and int64 index of any shape, all in 0..N-1 -> the rows, index.shape + table.shape[1:]."""
     cdef cnp.ndarray rows = _contiguous(table, "table")
     cdef cnp.ndarray which = np.ascontiguousarray(index, np.int64)
-    cdef cnp.ndarray out = np.empty(np.shape(index) + np.shape(rows)[1:], rows.dtype)
+    cdef cnp.ndarray out = empty(np.shape(index) + np.shape(rows)[1:], rows.dtype)
     cdef Py_ssize_t n = which.size, width = out.size // n if n else 0
     cdef const int64_t *at = <const int64_t *> cnp.PyArray_DATA(which)
     if rows.dtype == np.float32:
@@ -306,7 +367,7 @@ def matmul(a, b):
     cdef Py_ssize_t item = cnp.PyArray_ITEMSIZE(x), k = cnp.PyArray_DIM(x, 1), threads
     cdef Py_ssize_t s[4]
     shape[0], shape[1] = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(y, 1)
-    out = cnp.PyArray_EMPTY(2, shape, cnp.PyArray_TYPE(x), 0)
+    out = empty((shape[0], shape[1]), x.dtype)
     s[0], s[1] = cnp.PyArray_STRIDE(x, 0), cnp.PyArray_STRIDE(x, 1)
     s[2], s[3] = cnp.PyArray_STRIDE(y, 0), cnp.PyArray_STRIDE(y, 1)
     for i in range(4):

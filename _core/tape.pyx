@@ -60,6 +60,7 @@ cdef enum:
 
 cdef int64_t _clock = 0     # the order in which tensors were made; only read and written with the GIL held
 _operators = {}             # set once by bind()
+_accumulating = threading.Lock()      # held by the one thread that adds to leaves' gradients
 
 
 def mode():
@@ -206,6 +207,7 @@ cdef class Tensor:
     cdef int64_t _saved_versions
     cdef bint _saved, _exposed, _guarded
     cdef uint64_t _fingerprint
+    cdef Tensor _origin             # the leaf whose memory this leaf is a view of, made by an op that was not recorded
 
     # An ndarray on the left of an operator must leave it to us, or it would make an array of objects.
     __array_ufunc__ = None
@@ -223,9 +225,7 @@ cdef class Tensor:
         if type(self._array) is Abstract:
             raise _no_value(self)
         if self.op is None:
-            self._exposed = True
-            if self._saved and not self._guarded:
-                self._guard()
+            self._expose()
         return self._array
 
     @data.setter
@@ -336,6 +336,11 @@ cdef class Tensor:
         out._array = self._array
         out._name = self._name
         out.order = _tick()
+        if self.op is None:
+            self._expose()
+            out._exposed, out._origin = True, self._origin
+        else:
+            out._origin = _owner(self._array, self)
         return out
 
     def astype(self, dtype):
@@ -486,8 +491,9 @@ cdef class Tensor:
         graph was freed before, or where a value it saved was changed in place since.
         """
         leaves, gradients = Tape([self]).reverse([grad], None, False, retain_graph)
-        for leaf, g in zip(leaves, gradients):
-            (<Tensor> leaf)._add_grad(g)
+        with _accumulating:     # a large sum releases the interpreter's lock between reading .grad and setting it
+            for leaf, g in zip(leaves, gradients):
+                (<Tensor> leaf)._add_grad(g)
 
     cdef _add_grad(self, Tensor g):
         global tr_mode
@@ -498,29 +504,48 @@ cdef class Tensor:
         tr_mode = OFF
         try:
             self._grad = _pointwise(_add, self._grad, g, None)
+            cnp.PyArray_ENABLEFLAGS(<cnp.ndarray> (<Tensor> self._grad)._array, cnp.NPY_ARRAY_WRITEABLE)
         finally:
             tr_mode = before
 
-    cdef _guard(self):
-        cdef cnp.ndarray array = self._array
-        self._guarded = True
-        self._fingerprint = tr_fingerprint(cnp.PyArray_DATA(array), cnp.PyArray_NBYTES(array))
+    cdef _expose(self):
+        """Somebody takes the array, and may write to it."""
+        self._exposed = True
+        if self._saved and not self._guarded:
+            self._guard()
 
-    cdef inline _save(self):
+    cdef _guard(self):
+        if isinstance(self._array, np.ndarray) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray> self._array):
+            self._guarded = True
+            self._fingerprint = self._digest()
+
+    cdef uint64_t _digest(self):
+        cdef cnp.ndarray array = self._array
+        if not (cnp.PyArray_IS_C_CONTIGUOUS(array) or cnp.PyArray_IS_F_CONTIGUOUS(array)):
+            array = np.ascontiguousarray(array)
+        return tr_fingerprint(cnp.PyArray_DATA(array), cnp.PyArray_NBYTES(array))
+
+    cdef _save(self):
         """A graph now depends on this leaf's value."""
         self._saved = True
-        if self._exposed and not self._guarded and isinstance(self._array, np.ndarray):
+        if self._exposed:
+            if self._damaged():     # changed since older graphs saved it: they are lost, this one is not
+                self._version += 1
+                self._guarded = False
             if (<PyObject *> self._array).ob_refcnt == 1:
-                self._exposed = False   # whoever took the array has let go of it
-            else:
+                self._exposed = self._guarded = False   # whoever took the array has let go of it
+            elif not self._guarded:
                 self._guard()
+        if self._origin is not None:
+            self._origin._save()
 
     cdef bint _damaged(self):
-        cdef cnp.ndarray array
-        if not self._guarded:
-            return False
-        array = self._array
-        return self._fingerprint != tr_fingerprint(cnp.PyArray_DATA(array), cnp.PyArray_NBYTES(array))
+        if self._guarded and self._fingerprint != self._digest():
+            return True
+        return self._origin is not None and self._origin._damaged()
+
+    cdef inline int64_t _changes(self):
+        return self._version if self._origin is None else self._version + self._origin._changes()
 
 
 def _rebuild(kind, array, requires_grad, name):
@@ -559,7 +584,7 @@ def float_dtype(dtype):
         found = np.dtype(dtype)
     except TypeError:
         found = None
-    if found not in _FLOATS or not found.isnative:
+    if found is None or found not in _FLOATS:
         raise TypeError(f"dtype must be float32 or float64, got {dtype!r}")
     return found
 
@@ -574,7 +599,7 @@ cdef _new_array(data, dtype):
         raise ValueError(f"data must be a rectangular array of numbers: {error}") from None
     if dtype is not None:
         dtype = float_dtype(dtype)
-    elif isinstance(data, (np.ndarray, np.generic)) and array.dtype in _FLOATS:
+    elif isinstance(data, (np.ndarray, np.generic)) and array.dtype.newbyteorder("=") in _FLOATS:
         dtype = array.dtype.newbyteorder("=")
     else:
         dtype = _FLOATS[0]
@@ -663,22 +688,42 @@ cdef Tensor _record(Op op, object array, tuple inputs, tuple attrs):
         for i in range(len(inputs)):
             t = <Tensor> inputs[i]
             wanted |= t._requires_grad
-            versions += t._version
         if wanted or tr_mode == EVERYTHING:
             out.op = op
             out.inputs = inputs
             out.attrs = attrs
             out._requires_grad = wanted
-            out._saved_versions = versions
             for i in range(len(inputs)):
                 t = <Tensor> inputs[i]
                 if t.op is None:
                     t._save()
+                    versions += t._changes()
+            out._saved_versions = versions
             if tr_mode == EVERYTHING:
                 callback = getattr(_watching, "callback", None)
                 if callback is not None:
                     callback(out)
+            return out
+    if inputs:
+        out._origin = _owner(array, <Tensor> inputs[0])
     return out
+
+
+cdef Tensor _owner(object array, Tensor t):
+    """The leaf under `array`, which was made of t: whoever writes to that leaf changes `array`. None for a copy."""
+    cdef PyObject *base
+    if type(array) is not cnp.ndarray:
+        return None
+    base = cnp.PyArray_BASE(<cnp.ndarray> array)
+    if base == NULL:
+        return None
+    while <PyObject *> t._array != base:
+        if type(t._array) is not cnp.ndarray or cnp.PyArray_BASE(<cnp.ndarray> t._array) != base:
+            return None
+        if t.op is None or t.inputs is None:
+            return t._origin
+        t = <Tensor> t.inputs[0]
+    return t if t.op is None else None
 
 
 cdef Tensor _apply(Op op, tuple inputs, tuple attrs):
@@ -806,7 +851,12 @@ cdef cnp.ndarray _pointwise_arrays(Op op, tuple inputs, object into, cnp.ndarray
                 raise _dtype_error(op, inputs)
             same = same and cnp.PyArray_IS_C_CONTIGUOUS(z) and cnp.PyArray_SAMESHAPE(x, z)
     if same:
-        out = into if into is not None else cnp.PyArray_EMPTY(nd, cnp.PyArray_DIMS(x), typenum, 0)
+        if into is not None:
+            out = into
+        elif n < NOGIL_ELEMENTS:
+            out = cnp.PyArray_EMPTY(nd, cnp.PyArray_DIMS(x), typenum, 0)
+        else:
+            out = _kernels.empty((<object> x).shape, x.dtype)
         if n < NOGIL_ELEMENTS:
             _map(op.code, single, cnp.PyArray_BYTES(out), cnp.PyArray_BYTES(x), pb, pc, n)
         else:
@@ -849,7 +899,7 @@ cdef cnp.ndarray _pointwise_strided(Op op, object into, list arrays):
     array = arrays[0]
     single = cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT32
     item = cnp.PyArray_ITEMSIZE(array)
-    out = into if into is not None else cnp.PyArray_EMPTY(nd, shape, cnp.PyArray_TYPE(array), 0)
+    out = into if into is not None else _kernels.empty(tuple([shape[d] for d in range(nd)]), array.dtype)
     if cnp.PyArray_SIZE(out) == 0:
         return out
     # 2. Axes of one element go, and neighbours that every operand walks through in one stride become one axis.
@@ -1012,6 +1062,8 @@ cdef class Tape:
                     for s in t.inputs:
                         if s in position and needed[<Py_ssize_t> position[s]]:
                             needed[i] = 1
+                elif t.op is not None and any((<Tensor> s).order < t.order for s in targets):
+                    raise _freed(t)     # the way to an older target may have led through it
         seeds = [_seed(t, g) for t, g in zip(self.outputs, seeds, strict=True)]
         tr_mode = max(before, <int> ON) if create_graph else OFF
         try:
@@ -1020,7 +1072,7 @@ cdef class Tape:
                 grads[i] = g if grads[i] is None else _pointwise(_add, grads[i], g, None)
             for i in range(n - 1, -1, -1):
                 t = <Tensor> self.nodes[i]
-                if t.op is None or not needed[i]:
+                if t.op is None or not needed[i] or (kept[i] and t.inputs is None):
                     continue
                 if grads[i] is not None:
                     self._push(t, grads[i], position, grads, owned, needed, create_graph)
@@ -1036,9 +1088,13 @@ cdef class Tape:
             else:
                 found = [position.get(t) for t in targets]
             results = []
+            done = set()
             for k in found:
                 g = None if k is None else grads[<Py_ssize_t> k]
-                if g is not None and not create_graph:
+                if g is not None and not create_graph and k in done:
+                    g = _constant(np.array((<Tensor> g)._array, order="C"))
+                elif g is not None and not create_graph:
+                    done.add(k)
                     grads[<Py_ssize_t> k] = None
                     g = _unshared(<Tensor> g, owned[<Py_ssize_t> k])
                     owned[<Py_ssize_t> k] = 0
@@ -1056,9 +1112,7 @@ cdef class Tape:
         cdef Py_ssize_t k, j
         cdef tuple inputs = t.inputs
         if inputs is None:
-            raise RuntimeError(
-                f"the graph behind {_describe(t)}, a result of {op.name}, was freed by an earlier backward pass; "
-                "compute it again, or ask that pass to keep it with retain_graph=True")
+            raise _freed(t)
         _check_saved(t)
         if op is _pick:
             j = position[inputs[0]]
@@ -1125,7 +1179,8 @@ cdef Tensor _unshared(Tensor g, bint owned):
     if owned or type(g._array) is Abstract:
         return g
     array = g._array
-    if (<PyObject *> array).ob_refcnt == 2 and cnp.PyArray_BASE(array) == NULL and (<PyObject *> g).ob_refcnt <= 2:
+    own = cnp.PyArray_BASE(array) == NULL or isinstance((<object> array).base, _kernels.Block)
+    if (<PyObject *> array).ob_refcnt == 2 and own and (<PyObject *> g).ob_refcnt <= 2:
         cnp.PyArray_ENABLEFLAGS(array, cnp.NPY_ARRAY_WRITEABLE)
         return g
     return _constant(np.array(array, order="C"))
@@ -1147,16 +1202,22 @@ cdef Tensor _seed(Tensor t, object g):
     return g
 
 
+cdef _freed(Tensor t):
+    return RuntimeError(
+        f"the graph behind {_describe(t)}, a result of {t.op.name}, was freed by an earlier backward pass; "
+        "compute it again, or ask that pass to keep it with retain_graph=True")
+
+
 cdef _check_saved(Tensor t):
     cdef Tensor source
     cdef int64_t versions = 0
     cdef bint damaged = False
     for source in t.inputs:
-        versions += source._version
-        if source._guarded and source._damaged():
-            damaged = True
+        if source.op is None:
+            versions += source._changes()
+            damaged |= source._damaged()
     if damaged or versions != t._saved_versions:
-        changed = " or ".join(_describe(s) for s in t.inputs if s.op is None) or "an input"
+        changed = " or ".join(dict.fromkeys([_describe(s) for s in t.inputs if s.op is None]))
         raise RuntimeError(f"{changed} was changed in place after {t.op.name} saved it, so the gradient would be "
                            "wrong; call backward() before the change, or compute the result again after it")
 

@@ -189,11 +189,14 @@ def _sum(terms: list[Term], level: dict[Tensor, int], shape: tuple[int, ...]) ->
         terms = [(1, _padded(parts, shape[1])), *((s, t) for s, t in terms if not any(t is u for _, u in scatters))]
         level.setdefault(terms[0][1], STATE)
 
-    def rank(term: Term) -> tuple[int, int]:
+    def rank(term: Term) -> int:
+        """Inputs, products of states, parameters, the rest. A bias added in the loop meets values in cache."""
         t = term[1]
         product = t.op is OPS["matmul"]
-        kind = {INPUT: 0, PARAMETER: 1, STATE: 2}[_level_of(t, level)]
-        return kind, 0 if product else 1
+        kind = _level_of(t, level)
+        if kind == INPUT:
+            return 0 if product else 1
+        return 3 if kind == PARAMETER else 2 if product else 4
 
     ordered = sorted(terms, key=rank)
     # A leading minus costs an op of its own; any plus can lead instead.

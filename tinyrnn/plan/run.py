@@ -209,13 +209,13 @@ class Body:
         step, dtype = self.step, self.step.states[0].dtype
         program, code, index = self.program(record, keep)
         rows, batch = layout.rows, layout.batch
-        kept = [np.empty((rows, n), dtype) for n in program.kept_columns]
+        kept = [kernels.empty((rows, n), dtype) for n in program.kept_columns]
         states: list[Array | None] = []
         pairs: list[tuple[Array, Array]] = []
         for w, first, wanted in zip(self.widths, initial, record, strict=True):
             start = first._array.reshape(batch, w)
             if wanted:
-                whole = np.empty((batch + rows, w), dtype)
+                whole = kernels.empty((batch + rows, w), dtype)
                 whole[rows if layout.backwards else 0 :][:batch] = start
                 states.append(whole)
             else:
