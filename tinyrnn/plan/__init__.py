@@ -30,7 +30,8 @@ _plans: WeakKeyDictionary[Cell, dict[tuple[int, ...], tuple[list[Any], bool, Pla
 def plan_of(cell: Cell, widths: tuple[int, ...]) -> tuple[Plan, list[Tensor]]:
     """The plan of a cell for time inputs of these widths, and the tensors behind its params.
 
-    Made at the first call, and again when an attribute of the cell, or of a module inside it, was assigned since.
+    Made at the first call, and again when an attribute of the cell, or of a module inside it, or what a list, tuple
+    or dict in an attribute holds, was assigned since. (An array that is changed in place is not seen.)
     """
     plans = _plans.setdefault(cell, {})
     found = plans.get(widths)
@@ -39,7 +40,7 @@ def plan_of(cell: Cell, widths: tuple[int, ...]) -> tuple[Plan, list[Tensor]]:
         now = _attributes(cell) if nested else list(vars(cell).values())
         if len(now) == len(attributes) and all(map(is_, now, attributes)):
             return plan, params
-    nested = sum(1 for _ in cell.modules()) > 1
+    nested = any(isinstance(value, (Module, list, tuple, dict)) for value in vars(cell).values())
     recording = record(cell, widths)
     try:
         plan = Plan(recording.step)
@@ -52,4 +53,11 @@ def plan_of(cell: Cell, widths: tuple[int, ...]) -> tuple[Plan, list[Tensor]]:
 
 
 def _attributes(module: Module) -> list[Any]:
-    return [value for m in module.modules() for value in vars(m).values()]
+    found: list[Any] = []
+    stack = [vars(m) for m in module.modules()]
+    while stack:
+        holder = stack.pop()
+        values = list(holder.values() if isinstance(holder, dict) else holder)
+        found += values
+        stack += [value for value in values if isinstance(value, (list, tuple, dict))]
+    return found

@@ -360,8 +360,7 @@ class _Lowering:
         else:
             kept = [k for k in range(1, x.ndim) if k not in axes]
             columns = np.arange(width(x)).reshape(x.shape[1:]).transpose([k - 1 for k in (*kept, *axes)])
-            gathered = (self._buffer("scratch", width(x)), 0)
-            self.scratch[gathered[0]] = None
+            gathered = self._scratch(width(x))
             self._gather(gathered, home, columns.ravel())
             home, inner = gathered, 1
         kind = "max" if op is OPS["max"] else "sum"

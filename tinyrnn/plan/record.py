@@ -80,9 +80,10 @@ def record(cell: Cell, widths: Sequence[int]) -> Recording:
         )
     nexts = got if isinstance(got, tuple) else (got,)
     _check_nexts(name, cell, states, nexts)
-    # Parameters and other arrays become leaves without values; plain numbers stay.
+    # Parameters and other arrays become leaves without values; numbers that the step itself makes stay.
     given = {*inputs, *states}
-    real = [t for t in topological(nexts) if t.op is None and t not in given and (t.requires_grad or t.size != 1)]
+    before = inputs[0].order
+    real = [t for t in topological(nexts) if t.op is None and t not in given and (t.size != 1 or t.order < before)]
     for t in real:
         if is_abstract(t):
             raise PlanError(f"{name}.step uses {t.name or 'a tensor'} of another recording; {WAY_OUT}")

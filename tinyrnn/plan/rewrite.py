@@ -19,7 +19,7 @@ from tinyrnn._core import tape
 from tinyrnn._core.tape import Op, Tensor
 from tinyrnn.ops import add, broadcast_to, concat, fma, getitem, matmul, mul, neg, sub
 from tinyrnn.ops.arrays import RECORDS as ARRAY_OPS
-from tinyrnn.plan.step import INPUT, PARAMETER, ROWS, STATE, Step, consumers, is_rowed, levels, topological
+from tinyrnn.plan.step import INPUT, PARAMETER, ROWS, STATE, Step, consumers, is_number, is_rowed, levels, topological
 
 OPS: dict[str, Op] = {op.name: op for op in ARRAY_OPS}
 SUMS = (add, sub, neg)
@@ -220,7 +220,7 @@ def _level_of(t: Tensor, level: dict[Tensor, int]) -> int:
 
 
 def _is_zeros(t: Tensor) -> bool:
-    return t.op is OPS["broadcast_to"] and t.inputs[0].name == "zero"
+    return t.op is OPS["broadcast_to"] and is_number(t.inputs[0]) and not t.inputs[0]._array.any()
 
 
 def _padding(t: Tensor) -> bool:
@@ -238,9 +238,7 @@ def _pieces(t: Tensor) -> list[tuple[tuple[int, int], Tensor]]:
 
 
 def _zeros(like: Tensor, n: int) -> Tensor:
-    zero = Tensor(0.0, dtype=like.dtype)
-    zero.name = "zero"
-    return broadcast_to(zero, (ROWS, n))
+    return broadcast_to(Tensor(0.0, dtype=like.dtype), (ROWS, n))
 
 
 def _padded(pieces: list[tuple[tuple[int, int], Tensor]], total: int) -> Tensor:
@@ -367,7 +365,7 @@ def _merge_key(t: Tensor, level: dict[Tensor, int]) -> Any:
             kinds.append(source)
         elif level[s] == PARAMETER and s.shape == t.shape[1:]:
             kinds.append("vector")
-        elif level[s] == PARAMETER and s.op is None and s.shape == () and not s.requires_grad:
+        elif is_number(s) and s.shape == ():
             kinds.append(float(s._array))
         else:
             return None

@@ -23,7 +23,7 @@ from tinyrnn.ops import add, broadcast_to
 from tinyrnn.plan.layout import Layout
 from tinyrnn.plan.lower import Program, lower
 from tinyrnn.plan.rewrite import OPS, SUMS, rewrite
-from tinyrnn.plan.step import STATE, Script, Step, is_repeated, is_rowed, levels, replay, topological, width
+from tinyrnn.plan.step import STATE, Script, Step, is_number, is_repeated, is_rowed, levels, replay, topological, width
 from tinyrnn.plan.threads import cut_rows
 
 Array = NDArray[Any]
@@ -47,7 +47,7 @@ class Plan:
             for t in (*step.nexts, *(s for t in inside for s in t.inputs or ())):
                 while is_repeated(t) and not is_rowed(t.inputs[0]):
                     t = t.inputs[0]  # repeated for every row: the loop reads the one row
-                if t not in inner and not _is_plain(t):
+                if t not in inner and not is_number(t):
                     frontier.add(t)
             self.hoisted = sorted((t for t in frontier if is_rowed(t)), key=lambda t: t.order)
             self.weights = sorted((t for t in frontier if not is_rowed(t)), key=lambda t: t.order)
@@ -118,11 +118,6 @@ def _source(t: Tensor) -> Tensor:
     while t.op in VIEWS and is_rowed(t.inputs[0]):
         t = t.inputs[0]
     return t
-
-
-def _is_plain(t: Tensor) -> bool:
-    """A constant number of the step itself."""
-    return t.op is None and t.size == 1 and not t.requires_grad and not isinstance(t._array, tape.Abstract)
 
 
 class Body:

@@ -63,6 +63,11 @@ def is_abstract(t: Tensor) -> bool:
     return isinstance(t._array, Abstract)
 
 
+def is_number(t: Tensor) -> bool:
+    """Whether t is a constant number of the step itself."""
+    return t.op is None and t.size == 1 and not t.requires_grad and not is_abstract(t)
+
+
 def is_repeated(t: Tensor) -> bool:
     """Whether t only repeats its input."""
     return t.op is not None and t.op.name == "broadcast_to"
