@@ -271,5 +271,5 @@ def _run(
 ) -> tuple[Tensor, list[Tensor]]:
     if checkpoint_every is not None and checkpoint_every < layout.steps:
         return run_in_segments(plan, seqs, params, states, layout, checkpoint_every)
-    emits, _, finals, _ = plan.run(seqs, params, states, layout)
+    emits, _, finals = plan.run(seqs, params, states, layout)
     return emits[0], finals

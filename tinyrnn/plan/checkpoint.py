@@ -42,7 +42,7 @@ def _segment(
 ) -> list[Tensor]:
     inputs = (*seqs, *params, *states)
     with no_grad():
-        emits, _, finals, _ = plan.run(seqs, params, states, layout)
+        emits, _, finals = plan.run(seqs, params, states, layout)
     results = [t._array for t in (emits[0], *finals)]
     return tape.bundle(SEGMENT, inputs, (plan, layout, len(seqs), len(params)), results)
 
@@ -61,7 +61,7 @@ def _segment_vjp(
     with enable_grad():
         # Stand-ins, so that a parameter's gradient is that of this segment alone, not also through its first states.
         own = [reshape(t, t.shape) if again else _leaf(t, want) for t, want in zip(inputs, wanted, strict=True)]
-        emits, _, finals, _ = plan.run(own[:n_seqs], own[n_seqs : n_seqs + n_params], own[n_seqs + n_params :], layout)
+        emits, _, finals = plan.run(own[:n_seqs], own[n_seqs : n_seqs + n_params], own[n_seqs + n_params :], layout)
     pairs = [(t, g) for t, g in zip((emits[0], *finals), gs, strict=True) if g is not None and t.requires_grad]
     targets = [t for t, want in zip(own, wanted, strict=True) if want]
     _, found = Tape([t for t, _ in pairs]).reverse([g for _, g in pairs], targets, again, again)

@@ -73,7 +73,7 @@ class Plan:
                 tuple(values),
             )
         )
-        self._needed = {*self.read_before, *self.read_after}
+        self._record = [k in (*self.read_before, *self.read_after) for k in range(len(step.states))]
         script = Script((*step.seqs, *step.params))
         self._ahead = script.part((*self.hoisted, *self.weights))
         arriving = (
@@ -91,18 +91,15 @@ class Plan:
         params: Sequence[Tensor],
         initial: Sequence[Tensor],
         layout: Layout,
-        record_state: Sequence[bool] | None = None,
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor | None]]:
-        """(emits (rows, ..) each, totals, final states (batch, w), recorded states) for a whole sequence.
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """(emits (rows, ..) each, totals, final states (batch, w)) for a whole sequence.
 
-        seqs: (rows, ..) each; params as the step's; initial: (batch, w) each. record_state asks for a state's
-        values after every step beside those that the plan itself needs.
+        seqs: (rows, ..) each; params as the step's; initial: (batch, w) each.
         """
         n, rows = len(self.hoisted), layout.rows
         slots = [*seqs, *params, *self._slots[len(seqs) + len(params) :]]
         ahead = self._ahead.run(slots, rows)
-        record = [k in self._needed or (record_state or ())[k : k + 1] == [True] for k in range(len(initial))]
-        values, states, finals = self.body.run(ahead[:n], ahead[n:], initial, layout, record)
+        values, states, finals = self.body.run(ahead[:n], ahead[n:], initial, layout, self._record)
         slots[self._arriving] = (
             *(layout.before(states[k]) for k in self.read_before),
             *(layout.after(states[k]) for k in self.read_after),
@@ -110,7 +107,7 @@ class Plan:
         )
         results = self._behind.run(slots, rows)
         n = len(self.step.emits)
-        return results[:n], results[n:], finals, states
+        return results[:n], results[n:], finals
 
 
 def _source(t: Tensor) -> Tensor:
@@ -172,24 +169,16 @@ class Body:
     ) -> tuple[list[Tensor], list[Tensor | None], list[Tensor]]:
         """(emits, recorded states or None, final states)."""
         inputs = (*seqs, *params, *initial)
-        differentiable = tape.mode() != tape.OFF and any(t.requires_grad for t in inputs)
-        extra = [t for t in self.kept if t not in self.step.emits] if differentiable else []
-        record = [True] * len(record) if differentiable else record
-        keep = [*self.step.emits, *extra]
-        arrays, states, finals = self._loop(seqs, params, initial, layout, record, keep)
-        results = [*states, *arrays] if differentiable else [*[s for s in states if s is not None], *arrays]
-        if differentiable:
-            attrs = (self, layout, tuple(keep), tuple(results))
-            tensors = tape.bundle(LOOP, inputs, attrs, list(results))
-            n = len(states)
-            recorded: list[Tensor | None] = list(tensors[:n])
-            ends = [layout.final(s) for s in tensors[:n]]
-            values = tensors[n:]
-        else:
+        if tape.mode() == tape.OFF or not any(t.requires_grad for t in inputs):
+            arrays, states, finals = self._loop(seqs, params, initial, layout, record, self.step.emits)
             recorded = [None if s is None else tape.wrap(s) for s in states]
-            ends = [tape.wrap(f) for f in finals]
-            values = [tape.wrap(a) for a in arrays]
-        return [values[k] for k in range(len(self.step.emits))], recorded, ends
+            return [tape.wrap(a) for a in arrays], recorded, [tape.wrap(f) for f in finals]
+        keep = (*self.step.emits, *(t for t in self.kept if t not in self.step.emits))
+        arrays, states, _ = self._loop(seqs, params, initial, layout, [True] * len(initial), keep)
+        results = [*states, *arrays]
+        tensors = tape.bundle(LOOP, inputs, (self, layout, keep, tuple(results)), results)
+        n = len(states)
+        return tensors[n : n + len(self.step.emits)], tensors[:n], [layout.final(s) for s in tensors[:n]]
 
     def _loop(
         self,
@@ -386,7 +375,7 @@ def _loop_vjp(
     seqs += [layout.after(g) for g in gs[:n_states] if g is not None]
     seqs += [g for g in gs[n_states:] if g is not None]
     zeros = [tape.wrap(np.zeros((layout.batch, *s.shape[1:]), s.dtype)) for s in step.states]
-    emits, totals, finals, _ = reverse.plan.run(
+    emits, totals, finals = reverse.plan.run(
         seqs, inputs[n_seqs : n_seqs + n_params], zeros, layout.reversed
     )
     for k, g in enumerate(gs[:n_states]):
