@@ -228,9 +228,9 @@ def scan(
                       memory for k steps instead of T. Values and gradients have the same bits, but that a
                       parameter's gradient is summed segment by segment.
 
-    Raises what `unroll` raises; PlanError (a ValueError) where the step can not be compiled, naming the line; TraceError
-    where it asks for a value, as in `if h.sum() > 0`. Inside a `tr.probes()` block it runs as `unroll`, which
-    probes can watch.
+    Raises what `unroll` raises; PlanError (a ValueError) where the step can not be compiled, naming the line;
+    TraceError where it asks for a value, as in `if h[0, 0] > 0`. Inside a `tr.probes()` block it runs as `unroll`,
+    which probes can watch.
     """
     if listening():
         return unroll(cell, xs, state, lengths=lengths, reverse=reverse)

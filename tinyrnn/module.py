@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyrnn import init as initialisers
-from tinyrnn._core.tape import Tensor, float_dtype, wrap
+from tinyrnn._core.tape import EVERYTHING, Tensor, float_dtype, mode, wrap
 
 Array = npt.NDArray[Any]
 Initialiser = Callable[[np.random.Generator, tuple[int, ...], np.dtype[Any]], npt.ArrayLike]
@@ -323,7 +323,9 @@ def listening() -> bool:
 
 
 def probe(name: str, value: Tensor) -> Tensor:
-    """`value` itself, seen under `name` by every `probes()` block around the call."""
+    """`value` itself, seen under `name` by every `probes()` block around the call, and called so in `tr.explain`."""
+    if mode() == EVERYTHING and value.op is not None and value.name is None:
+        value.name = name
     for seen in _listening.get():
         seen.setdefault(name, []).append(value)
     return value

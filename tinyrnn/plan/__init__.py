@@ -17,9 +17,9 @@ from weakref import WeakKeyDictionary
 
 from tinyrnn._core.tape import Tensor
 from tinyrnn.module import Cell, Module
+from tinyrnn.plan.layout import Layout, uniform_layout
 from tinyrnn.plan.lower import PlanError
 from tinyrnn.plan.record import WAY_OUT, record
-from tinyrnn.plan.layout import Layout, uniform_layout
 from tinyrnn.plan.run import Plan
 
 __all__ = ["Layout", "Plan", "PlanError", "plan_of", "uniform_layout"]
@@ -54,7 +54,7 @@ def plan_of(cell: Cell, widths: tuple[int, ...]) -> tuple[Plan, list[Tensor]]:
 
 def _attributes(module: Module) -> list[Any]:
     found: list[Any] = []
-    stack = [vars(m) for m in module.modules()]
+    stack: list[Any] = [vars(m) for m in module.modules()]
     while stack:
         holder = stack.pop()
         values = list(holder.values() if isinstance(holder, dict) else holder)

@@ -1,4 +1,4 @@
-"""Long sequences in segments: keep the states between segments, and run a segment again when its gradient is asked for."""
+"""Long sequences in segments: keep the states between them, run a segment again when its gradient is asked for."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 A `Body` is what remains in the loop: a step on its own abstract leaves. Lowering gives every value a home, a buffer
 and a column in it. Slices and reshapes are views of their source's home. What a concatenation joins is computed at its
 place in the whole, so that a product finds its left side in one piece. A value wanted for the whole sequence has its
-home in that sequence. What only elementwise instructions between two products touch lives in a tile of a few rows, which
-stays in the first-level cache.
+home in that sequence. What only elementwise instructions between two products touch lives in a tile of a few rows,
+which stays in the first-level cache.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ VIEWS = ("reshape", "stop_gradient")
 
 
 def lower(body: Step, keep: Sequence[Tensor], record_states: Sequence[bool]) -> Program:
-    """The program of a body. keep: the values wanted for the whole sequence; record_states: the states that are, too."""
+    """The program of a body. keep: the values wanted for the whole sequence; record_states: which states are, too."""
     return _Lowering(body, keep, record_states).program
 
 
@@ -222,12 +222,12 @@ class _Lowering:
 
     # -- instructions --------------------------------------------------------------------------------------------------
 
-    def _add(self, kind: str, dst: Home, a: Home, **fields: int) -> None:
-        instruction = dict.fromkeys(kernels.INSTRUCTION_FIELDS, 0)
-        b, c = fields.pop("b", a), fields.pop("c", a)
-        instruction.update(fields)
+    def _add(self, kind: str, dst: Home, *sources: Home, **fields: int) -> None:
+        """One instruction. Operands that it does not have repeat the first, so that each is a valid place."""
+        instruction = dict.fromkeys(kernels.INSTRUCTION_FIELDS, 0) | fields
         instruction["kind"] = kernels.KINDS[kind]
-        for name, (buffer, at) in (("dst", dst), ("a", a), ("b", b), ("c", c)):  # type: ignore[assignment]
+        homes = (dst, *sources, *(sources[:1] * (3 - len(sources))))
+        for name, (buffer, at) in zip(("dst", "a", "b", "c"), homes, strict=True):
             instruction[name], instruction[f"{name}_at"] = buffer, at
         self.program.instructions.append(instruction)
 
@@ -245,10 +245,7 @@ class _Lowering:
                     self._emit_product(s)
                     return
             operands = [self._operand(s, t.shape[1:]) for s in t.inputs]
-            fields = {"b": operands[1]} if len(operands) > 1 else {}
-            if len(operands) > 2:
-                fields["c"] = operands[2]
-            self._add("map", self._home(t), operands[0], code=op.code, width=width(t), **fields)  # type: ignore
+            self._add("map", self._home(t), *operands, code=op.code, width=width(t))
         elif op is OPS["matmul"]:
             if t not in self.adds_into:  # else the sum emits it, when the other term is there
                 self._emit_product(t)

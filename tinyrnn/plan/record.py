@@ -70,9 +70,9 @@ def record(cell: Cell, widths: Sequence[int]) -> Recording:
         tape.watch(watched)
         leaks = sorted(a for m in attributes for a, value in vars(m).items() if _holds_abstract(value))
         if leaks:
-            for m, before in attributes.items():
+            for m, original in attributes.items():
                 vars(m).clear()
-                vars(m).update(before)
+                vars(m).update(original)
     if leaks:
         raise PlanError(
             f"{name}.step keeps a tensor of the step in self.{leaks[0]}: it has no value while the step is recorded; "

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from tinyrnn._core import tape
 from tinyrnn._core.tape import Op, Tensor
-from tinyrnn.ops import add, broadcast_to, concat, fma, getitem, matmul, mul, neg, sub
+from tinyrnn.ops import add, broadcast_to, concat, fma, getitem, mul, neg, sub
 from tinyrnn.ops.arrays import RECORDS as ARRAY_OPS
 from tinyrnn.plan.step import INPUT, PARAMETER, ROWS, STATE, Step, consumers, is_number, is_rowed, levels, topological
 
@@ -81,11 +82,7 @@ def join(parts: Sequence[Tensor]) -> Tensor:
     """concat(parts, axis=1), with neighbouring slices of one value joined into one slice."""
     joined: list[Tensor] = []
     for part in parts:
-        if part.op is OPS["concat"] and part.attrs[0] == 1:
-            pieces = part.inputs
-        else:
-            pieces = (part,)
-        for piece in pieces:
+        for piece in part.inputs if part.op is OPS["concat"] and part.attrs[0] == 1 else (part,):
             if joined:
                 (a, a0, a1), (b, b0, b1) = as_columns(joined[-1]), as_columns(piece)
                 if a is b and a1 == b0:
@@ -201,10 +198,7 @@ def _sum(terms: list[Term], level: dict[Tensor, int], shape: tuple[int, ...]) ->
     ordered = sorted(terms, key=rank)
     # A leading minus costs an op of its own; any plus can lead instead.
     lead = next((k for k, (sign, _) in enumerate(ordered) if sign > 0), None)
-    if lead is None:
-        total = neg(ordered.pop(0)[1])
-    else:
-        total = ordered.pop(lead)[1]
+    total = neg(ordered.pop(0)[1]) if lead is None else ordered.pop(lead)[1]
     for sign, t in ordered:
         total = add(total, t) if sign > 0 else sub(total, t)
     return total if total.shape == shape else broadcast_to(total, shape)
@@ -245,7 +239,7 @@ def _padded(pieces: list[tuple[tuple[int, int], Tensor]], total: int) -> Tensor:
     """A matrix of `total` columns: each piece at its columns, the sum where they overlap, zeros elsewhere."""
     cuts = sorted({0, total, *(c for (a, b), _ in pieces for c in (a, b))})
     parts = []
-    for a, b in zip(cuts, cuts[1:], strict=False):
+    for a, b in pairwise(cuts):
         here = [columns(t, a - start, b - start) for (start, stop), t in pieces if start <= a and b <= stop]
         value = None
         for t in here:
@@ -269,8 +263,8 @@ def merge_products(step: Step) -> Step:
     def fate(t: Tensor) -> str:
         """What happens to a product next: those that are summed and then meet the same op shall be neighbours."""
         names = ""
-        while len(readers[t]) == 1 and readers[t][0] is not None:
-            t = readers[t][0]
+        while len(readers[t]) == 1 and (reader := readers[t][0]) is not None:
+            t = reader
             names += f" {t.op.name}"
             if t.op not in SUMS:
                 break
@@ -360,7 +354,7 @@ def _merge_key(t: Tensor, level: dict[Tensor, int]) -> Any:
         return None
     kinds: list[Any] = []
     for s in t.inputs:
-        source, start, stop = as_columns(s)
+        source = as_columns(s)[0]
         if source is not s and s.shape == t.shape:
             kinds.append(source)
         elif level[s] == PARAMETER and s.shape == t.shape[1:]:

@@ -44,11 +44,12 @@ class Plan:
             inside = [t for t in topological(step.nexts) if level[t] == STATE]
             inner = {*inside, *step.states}
             frontier: set[Tensor] = set()
-            for t in (*step.nexts, *(s for t in inside for s in t.inputs or ())):
-                while is_repeated(t) and not is_rowed(t.inputs[0]):
-                    t = t.inputs[0]  # repeated for every row: the loop reads the one row
-                if t not in inner and not is_number(t):
-                    frontier.add(t)
+            for read in (*step.nexts, *(s for t in inside for s in t.inputs or ())):
+                source = read
+                while is_repeated(source) and not is_rowed(source.inputs[0]):
+                    source = source.inputs[0]  # repeated for every row: the loop reads the one row
+                if source not in inner and not is_number(source):
+                    frontier.add(source)
             self.hoisted = sorted((t for t in frontier if is_rowed(t)), key=lambda t: t.order)
             self.weights = sorted((t for t in frontier if not is_rowed(t)), key=lambda t: t.order)
             # What the results read of the loop: its states before or after a step, and values in between.
@@ -123,7 +124,7 @@ class Body:
     def __init__(self, step: Step) -> None:
         self.step = step
         self.widths = [width(s) for s in step.states]
-        self.programs: dict[tuple[bool, ...], tuple[Program, Array, Array]] = {}
+        self.programs: dict[Any, tuple[Program, Array, Array]] = {}
         self.reverses: dict[Any, Reverse] = {}
 
     @cached_property
@@ -166,8 +167,8 @@ class Body:
         initial: Sequence[Tensor],
         layout: Layout,
         record: Sequence[bool],
-    ) -> tuple[list[Tensor], list[Tensor | None], list[Tensor]]:
-        """(emits, recorded states or None, final states)."""
+    ) -> tuple[list[Tensor], list[Any], list[Tensor]]:
+        """(emits, recorded states, None for one that was not asked for, final states)."""
         inputs = (*seqs, *params, *initial)
         if tape.mode() == tape.OFF or not any(t.requires_grad for t in inputs):
             arrays, states, finals = self._loop(seqs, params, initial, layout, record, self.step.emits)
@@ -175,7 +176,7 @@ class Body:
             return [tape.wrap(a) for a in arrays], recorded, [tape.wrap(f) for f in finals]
         keep = (*self.step.emits, *(t for t in self.kept if t not in self.step.emits))
         arrays, states, _ = self._loop(seqs, params, initial, layout, [True] * len(initial), keep)
-        results = [*states, *arrays]
+        results: list[Any] = [*states, *arrays]
         tensors = tape.bundle(LOOP, inputs, (self, layout, keep, tuple(results)), results)
         n = len(states)
         return tensors[n : n + len(self.step.emits)], tensors[:n], [layout.final(s) for s in tensors[:n]]
@@ -312,7 +313,7 @@ class Reverse:
         ]
         # The forward values that it reads become leaves.
         there = [t for t in (*step.seqs, *keep, *step.states, *step.nexts) if t not in step.params]
-        used = {t for t in topological(gradients, there)} & set(there)
+        used = set(topological(gradients, there)) & set(there)
         known: dict[Tensor, Tensor] = {}
 
         def leaves(sources: Sequence[Tensor]) -> list[int]:
@@ -364,9 +365,7 @@ def _loop_vjp(
     key = (arrived, wanted_seqs, wanted_params, tuple(id(t) for t in keep))
     if key not in body.reverses:
         with recording():
-            body.reverses[key] = Reverse(
-                body, keep, arrived[:n_states], arrived[n_states:], wanted_seqs, wanted_params
-            )
+            body.reverses[key] = Reverse(body, keep, arrived[:n_states], arrived[n_states:], wanted_seqs, wanted_params)
     reverse = body.reverses[key]
     seqs = [inputs[k] for k in reverse.seqs]
     seqs += [layout.before(states[k]) for k in reverse.before]
@@ -375,9 +374,7 @@ def _loop_vjp(
     seqs += [layout.after(g) for g in gs[:n_states] if g is not None]
     seqs += [g for g in gs[n_states:] if g is not None]
     zeros = [tape.wrap(np.zeros((layout.batch, *s.shape[1:]), s.dtype)) for s in step.states]
-    emits, totals, finals = reverse.plan.run(
-        seqs, inputs[n_seqs : n_seqs + n_params], zeros, layout.reversed
-    )
+    emits, totals, finals = reverse.plan.run(seqs, inputs[n_seqs : n_seqs + n_params], zeros, layout.reversed)
     for k, g in enumerate(gs[:n_states]):
         if g is not None:
             finals[k] = add(finals[k], layout.initial(g))

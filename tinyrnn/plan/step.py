@@ -41,9 +41,7 @@ class Step:
     def with_results(self, results: Sequence[Tensor]) -> Step:
         """The same leaves with other results, in the order of `results`."""
         n, m = len(self.nexts), len(self.nexts) + len(self.emits)
-        return Step(
-            self.seqs, self.states, self.params, tuple(results[:n]), tuple(results[n:m]), tuple(results[m:])
-        )
+        return Step(self.seqs, self.states, self.params, tuple(results[:n]), tuple(results[n:m]), tuple(results[m:]))
 
 
 def is_rowed(t: Tensor) -> bool:
