@@ -262,8 +262,7 @@ class _Lowering:
 
     def _unsupported(self, t: Tensor) -> PlanError:
         shapes = " and ".join(str(s.shape).replace(str(ROWS), "B") for s in t.inputs)
-        error = PlanError(f"{t.op.name} of shapes {shapes}, of values that depend on a state, is not one of the ops that "
-                          "the compiled loop has")  # fmt: skip
+        error = PlanError(f"{t.op.name} of shapes {shapes}, which depend on a state, is no op of the compiled loop")
         error.op = t.op.name
         return error
 
