@@ -687,7 +687,7 @@ cdef Tensor _record(Op op, object array, tuple inputs, tuple attrs):
     if tr_mode != OFF:
         for i in range(len(inputs)):
             t = <Tensor> inputs[i]
-            wanted |= t._requires_grad
+            wanted |= t._requires_grad and (op.arity < 0 or op.vjps[i] is not None)
         if wanted or tr_mode == EVERYTHING:
             out.op = op
             out.inputs = inputs
@@ -761,7 +761,7 @@ def apply(Op op, tuple inputs, tuple attrs):
     return _pointwise(op, inputs[0], inputs[1] if op.arity > 1 else None, inputs[2] if op.arity > 2 else None)
 
 
-_pick = Op("pick", 1, (None,), forward=lambda x, k: x, shape=lambda x, k: x)
+_pick = Op("pick", 1, (lambda g, y, hub, k, n: g,), forward=lambda x, k: x, shape=lambda x, k: x)
 
 
 def bundle(Op op, tuple inputs, tuple attrs, list arrays):
