@@ -57,8 +57,8 @@ cdef extern from "kernels.h":
         void (*adam)(double *, const double *, double *, double *, Py_ssize_t, double, double, double, double, double,
                      double, double) noexcept nogil
         Py_ssize_t (*workspace_size)(Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
-        void (*gemm)(double *, Py_ssize_t, const double *, Py_ssize_t, Py_ssize_t, const double *, Py_ssize_t, Py_ssize_t,
-                     Py_ssize_t, Py_ssize_t, Py_ssize_t, cbool, double *) noexcept nogil
+        void (*gemm)(double *, Py_ssize_t, const double *, Py_ssize_t, Py_ssize_t, const double *, Py_ssize_t,
+                     Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, cbool, double *) noexcept nogil
         Py_ssize_t (*packed_size)(Py_ssize_t, Py_ssize_t) noexcept nogil
         void (*pack)(double *, const double *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
         Py_ssize_t (*scratch_size)(const void *, Py_ssize_t) noexcept nogil
@@ -119,7 +119,8 @@ cdef extern from "pool.h":
 
 cdef extern from *:
     """
-    // PyTraceMalloc_Track and _Untrack by their C names: some versions of Python.h declare them for C++ without extern "C".
+    // PyTraceMalloc_Track and _Untrack by their C names: some versions of Python.h declare them for C++ without
+    // extern "C".
     #ifdef __APPLE__
     #define TR_C_NAME(name) __asm__("_" name)
     #else
@@ -389,9 +390,11 @@ cdef _gemm(cnp.ndarray out, cnp.ndarray x, cnp.ndarray y, Py_ssize_t m, Py_ssize
     cdef const real *py = <const real *> cnp.PyArray_DATA(y)
     if m * n * k < 100000:
         if real is float:
-            shared_gemm_f32(kernels.f32.gemm, kernels.f32.workspace_size, po, px, s[0], s[1], py, s[2], s[3], m, n, k, 1)
+            shared_gemm_f32(kernels.f32.gemm, kernels.f32.workspace_size, po, px, s[0], s[1], py, s[2], s[3], m, n, k,
+                            1)
         else:
-            shared_gemm_f64(kernels.f64.gemm, kernels.f64.workspace_size, po, px, s[0], s[1], py, s[2], s[3], m, n, k, 1)
+            shared_gemm_f64(kernels.f64.gemm, kernels.f64.workspace_size, po, px, s[0], s[1], py, s[2], s[3], m, n, k,
+                            1)
         return
     with nogil:
         if real is float:
@@ -527,6 +530,7 @@ KINDS = {"map": 0, "product": 1, "copy": 2, "sum": 3, "max": 4, "gather": 5, "sc
 INSTRUCTION_FIELDS = ("kind", "code", "width", "inner", "n", "add", "index", "dst", "dst_at", "a", "a_at", "b", "b_at",
                       "c", "c_at")
 
+
 def run_loop(cnp.ndarray program, cnp.ndarray index, list buffers, list weights, cnp.ndarray count,
              cnp.ndarray offset, bint backwards, cuts):
     """Run a program (program.h) over all its steps.
@@ -548,7 +552,7 @@ def run_loop(cnp.ndarray program, cnp.ndarray index, list buffers, list weights,
 
 cdef _run_loop(cnp.ndarray program, cnp.ndarray index, list buffers, list weights, cnp.ndarray count,
                cnp.ndarray offset, bint backwards, cuts, real which):
-    cdef Py_ssize_t n = len(buffers), shards = len(cuts) - 1, k, size, total = 0, rows = 0, each
+    cdef Py_ssize_t n = len(buffers), shards = len(cuts) - 1, k, total = 0, rows = 0, each
     cdef cnp.ndarray array
     cdef vector[Py_ssize_t] bounds
     cdef vector[real *] at

@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="PATH", help="write every figure to this file")
     parser.add_argument("--plot", type=Path, metavar="PATH", help="draw the ratios (.png, .svg, .pdf) with matplotlib")
     parser.add_argument("--core", type=int, metavar="N", help="the core to pin to; the last one allowed if not given")
-    asked = parser.parse_args()
+    asked = parser.parse_intermixed_args()
     named = bool(asked.words) and asked.words[0] in SUITES
     suite_name, names = (asked.words[0], asked.words[1:]) if named else (SUITES[0], asked.words)
     for path in (asked.json, asked.plot):

@@ -248,7 +248,7 @@ def bench(*words, **environment):
 
 def test_the_command(tmp_path):
     path = tmp_path / "out.json"
-    done = bench("ew-exp", "--quick", "--json", str(path), OPENBLAS_CORETYPE="Haswell")
+    done = bench("micro", "--quick", "ew-exp", "--json", str(path), OPENBLAS_CORETYPE="Haswell")
     assert done.returncode == 0, done.stderr
     assert "tinyrnn is faster" in done.stdout
     read = json.loads(path.read_text())

@@ -56,13 +56,14 @@ from tinyrnn.ops import (
     transpose,
     where,
 )
+from tinyrnn.plan.explain import explain
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Cell", "GradcheckError", "GradcheckReport", "Module", "Parameter", "Tape", "Tensor", "abs", "add", "astype",
     "binary_cross_entropy_with_logits", "broadcast_to", "cells", "clip_grad_norm", "clip_grad_value", "concat",
-    "cross_entropy", "div", "dropout", "enable_grad", "exp", "fma", "get_num_threads", "getitem", "grad",
+    "cross_entropy", "div", "dropout", "enable_grad", "exp", "explain", "fma", "get_num_threads", "getitem", "grad",
     "gradcheck", "greater", "init", "layer_norm", "log", "log_softmax", "matmul", "max", "maximum", "mean",
     "minimum", "mse_loss", "mul", "neg", "nn", "no_grad", "optim", "pow", "probe", "probes", "relu", "reshape",
     "scan", "set_num_threads", "sigmoid", "sign", "softmax", "softplus", "split", "sqrt", "square", "stack",

@@ -20,8 +20,10 @@ class UserError(Exception):
 
 
 def console() -> Console:
-    """Standard output. Into a file or pipe go plain lines of any length."""
-    return Console(highlight=False, markup=False, soft_wrap=True)
+    """Standard output. A terminal gets lines broken between words; a file or pipe, lines of any length."""
+    out = Console(highlight=False, markup=False)
+    out.soft_wrap = not out.is_terminal
+    return out
 
 
 class Display(Watcher):

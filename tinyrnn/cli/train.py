@@ -236,7 +236,7 @@ def _train(ctx: typer.Context, name: str, kind: type[Kind], build: Callable[[Kin
     if not done:
         at = f"batch {progress.position:,} of epoch {progress.epoch + 1}" if not trainer.ended else "the test"
         out.print(f"\nStopped at {at}; all is saved. To go on:")
-        out.print(f"  tinyrnn train {name} --run {folder} --resume")
+        out.print(f"  tinyrnn train {name} --run {folder} --resume", soft_wrap=True)
         raise typer.Exit(130)
     out.print()
     _conclude(task, trainer, out)
@@ -247,9 +247,9 @@ def _conclude(task: Task, trainer: Trainer, out: Any) -> None:
     results = ", ".join(f"{name} {value:.4f}" for name, value in tested.items())
     out.print(f"Test of epoch {trainer.progress.best_epoch}, the best: {results}", style="bold")
     if task.name == "sentiment":
-        out.print(f'Try: tinyrnn predict {trainer.folder} "the movie was long, but I really loved it"')
+        out.print(f'Try: tinyrnn predict {trainer.folder} "the movie was long, but I really loved it"', soft_wrap=True)
     if task.name == "text":
-        out.print(f"Try: tinyrnn sample {trainer.folder}")
+        out.print(f"Try: tinyrnn sample {trainer.folder}", soft_wrap=True)
 
 
 def _saved_options(ctx: typer.Context, name: str, kind: type[Kind], folder: Path, given: dict[str, Any]) -> Kind:

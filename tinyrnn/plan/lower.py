@@ -55,6 +55,7 @@ class Program:
              "after": the state's number
     weights  the parameter-level tensors behind products, by number
     keeps    where each kept value lies: (number of the kept buffer, first column, columns)
+    made     every value of the body, in the order of the schedule, and how many instructions there are when it is made
     """
 
     buffers: list[BufferSpec] = field(default_factory=list)
@@ -63,6 +64,7 @@ class Program:
     index: list[int] = field(default_factory=list)
     keeps: list[tuple[int, int, int]] = field(default_factory=list)
     kept_columns: list[int] = field(default_factory=list)
+    made: list[tuple[Tensor, int]] = field(default_factory=list)
 
     @cached_property
     def flops(self) -> float:
@@ -99,6 +101,10 @@ class _Lowering:
         self.vectors: dict[tuple[Tensor, tuple[int, ...]], int] = {}
         self.weight_number: dict[Tensor, int] = {}
         self.adds_into: dict[Tensor, Tensor] = {}  # a product -> the sum that it adds itself into
+        self.phase: dict[Tensor, int] = {}  # how many products a value waits for, one behind the other
+        for t in self.nodes:
+            before = max((self.phase[s] for s in t.inputs or () if s in self.phase), default=0)
+            self.phase[t] = before + (t.op is OPS["matmul"])
         self.copies: list[tuple[Tensor, int]] = []  # (a value, a buffer that shall have it too)
         for k, seq in enumerate(body.seqs):
             self.home[seq] = (self._buffer("sequence", width(seq), ("seq", k)), 0)
@@ -110,12 +116,13 @@ class _Lowering:
             for k, s in enumerate(body.states)
         ]
         self._homes_of_results(after, recorded)
-        for t in self.nodes:
-            self._emit(t)
         self.copies += [(t, b) for k, t in enumerate(body.nexts) for b in (after[k], recorded[k]) if b is not None]
-        for t, buffer in self.copies:
-            if self.home[t] != (buffer, 0):
-                self._copy(t, (buffer, 0))
+        for t in self._schedule():
+            self._emit(t)
+            for value, buffer in self.copies:
+                if value is t and self.home[t] != (buffer, 0):
+                    self._copy(t, (buffer, 0))
+            self.program.made.append((t, len(self.program.instructions)))
         self._find_tiles()
 
     # -- homes ---------------------------------------------------------------------------------------------------------
@@ -181,6 +188,10 @@ class _Lowering:
                         self.home[part] = (whole[0], whole[1] + joined[part][1])
         for t in self.nodes:
             self._join_sum(t)
+        for t in reversed(self.nodes):
+            if self._is_product(t) and t.op is add:
+                for s in t.inputs:
+                    self.home[s] = self._home(t)
         for t in self.keep:
             buffer, at = self._home(t)
             source = self.program.buffers[buffer].source
@@ -192,14 +203,13 @@ class _Lowering:
             self.program.keeps.append((source[1], at, width(t)))
 
     def _join_sum(self, t: Tensor) -> None:
-        """p + a @ w: p is computed where the sum lives, and the product adds itself to it."""
+        """p + a @ w: the product shall add itself to p, which is there before it and which nothing else reads."""
         if t.op is not add or t.shape != t.inputs[0].shape or t.shape != t.inputs[1].shape:
             return
         for p, q in (t.inputs, t.inputs[::-1]):
             fits = q.op is OPS["matmul"] and len(self.readers[q]) == 1 and q not in self.home and self._is_computed(q)
-            if fits and self._is_computed(p) and p not in self.home and len(self.readers[p]) == 1:
-                home = self._home(t)
-                self.home[p] = self.home[q] = home
+            early = self._is_computed(p) and self.phase[p] - self._is_product(p) < self.phase[q]
+            if fits and early and p not in self.home and len(self.readers[p]) == 1:
                 self.adds_into[q] = t
                 return
 
@@ -219,6 +229,45 @@ class _Lowering:
         buffer = self._buffer("scratch", columns)
         self.scratch[buffer] = None
         return buffer, 0
+
+    # -- order ---------------------------------------------------------------------------------------------------------
+
+    def _schedule(self) -> list[Tensor]:
+        """The nodes in the order in which they run: as few groups between the products as can be.
+
+        A product runs at the start of its phase. Everything else runs in the last group in which it can, of those that
+        are needed anyway.
+        """
+        begin = self.phase
+        end = max(begin.values(), default=0)
+
+        def latest(t: Tensor, group: dict[Tensor, int]) -> int:
+            limits = [end if r is None else group[r] - self._is_product(r) for r in self.readers[t]]
+            return min(limits, default=end)
+
+        last: dict[Tensor, int] = {}
+        for t in reversed(self.nodes):
+            last[t] = begin[t] if self._is_product(t) else latest(t, last)
+        moves = [t for t in self.nodes if not self._is_product(t) and self._is_instruction(t)]
+        needed = {begin[t] for t in moves if begin[t] == last[t]}
+        group: dict[Tensor, int] = {}
+        for t in reversed(self.nodes):
+            if self._is_product(t):
+                group[t] = begin[t]
+                continue
+            group[t] = latest(t, group)
+            if self._is_instruction(t):
+                fits = [g for g in needed if begin[t] <= g <= group[t]]
+                group[t] = max(fits, default=begin[t])
+                needed.add(group[t])
+        return sorted(self.nodes, key=lambda t: (group[t], not self._is_product(t), t.order))
+
+    def _is_product(self, t: Tensor) -> bool:
+        """Whether a product instruction yields t: a product, or a sum that one adds itself to."""
+        return t.op is OPS["matmul"] or any(self.adds_into.get(s) is t for s in t.inputs or ())
+
+    def _is_instruction(self, t: Tensor) -> bool:
+        return t.op is not None and self._view(t) is None and not self._is_vector(t)
 
     # -- instructions --------------------------------------------------------------------------------------------------
 

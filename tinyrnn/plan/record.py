@@ -85,8 +85,19 @@ def record(cell: Cell, widths: Sequence[int]) -> Recording:
     before = inputs[0].order
     real = [t for t in topological(nexts) if t.op is None and t not in given and (t.size != 1 or t.order < before)]
     for t in real:
+        at = next((f" ({place})" for reader, place in lines.items() if t in (reader.inputs or ())), "")
         if is_abstract(t):
-            raise PlanError(f"{name}.step uses {t.name or 'a tensor'} of another recording; {WAY_OUT}")
+            raise PlanError(
+                f"{name}.step{at} uses {t.name or 'a tensor'} of shape {_with_b(str(t.shape))}, but not how it was "
+                f"computed: for a value without gradient write tr.stop_gradient(..), not .detach() or tr.no_grad(); "
+                f"{WAY_OUT}"
+            )
+        if ROWS in t.shape:
+            raise PlanError(
+                f"{name}.step{at} makes an array of shape {_with_b(str(t.shape))}, which would stay the same at every "
+                "step: make it of one row, which is repeated, or let it come as a time input or a state; "
+                f"{WAY_OUT}"
+            )
     with recording():
         known = {t: abstract(t.shape, t.dtype, t.name, t.requires_grad) for t in real}
         params = tuple(known.values())
@@ -154,7 +165,7 @@ def _located(name: str, error: Exception) -> Exception:
     at = next((f"{f.f_code.co_filename}:{lines[f]}" for f in reversed(frames) if _is_users(f)), None)
     text = _with_b(str(error))
     if "broadcast" in text and text != str(error):
-        text += "; B stands for the rows: what has a fixed batch must come as a time input or a state"
+        text += f"; B stands for the rows: what has a fixed batch must come as a time input or a state; {WAY_OUT}"
     kind = type(error) if type(error) in (TraceError, PlanError, ValueError, TypeError) else ValueError
     return kind(f"{name}.step{f' ({at})' if at else ''}: {text}")
 

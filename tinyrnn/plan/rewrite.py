@@ -1,5 +1,6 @@
 """Passes that make a recorded step cheaper without changing what it computes (beyond the order of its sums).
 
+0. `share`       what is computed twice is computed once
 1. `canonical`   sums are laid flat and put in one order, input terms, parameters, products of states, the rest; a
                  product of a concatenation becomes a sum of products; sums of slices' gradients become concatenations
 2. `merge_products`   products with the same left side become one product with the weights side by side
@@ -12,15 +13,29 @@ Each takes a Step and returns a Step on the same leaves. They work on the revers
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
+
+import numpy as np
 
 from tinyrnn._core import tape
 from tinyrnn._core.tape import Op, Tensor
 from tinyrnn.ops import add, broadcast_to, concat, fma, getitem, mul, neg, sub
 from tinyrnn.ops.arrays import RECORDS as ARRAY_OPS
-from tinyrnn.plan.step import INPUT, PARAMETER, ROWS, STATE, Step, consumers, is_number, is_rowed, levels, topological
+from tinyrnn.plan.step import (
+    INPUT,
+    PARAMETER,
+    ROWS,
+    STATE,
+    Step,
+    consumers,
+    is_number,
+    is_rowed,
+    levels,
+    named,
+    topological,
+)
 
 OPS: dict[str, Op] = {op.name: op for op in ARRAY_OPS}
 SUMS = (add, sub, neg)
@@ -28,10 +43,35 @@ SUMS = (add, sub, neg)
 
 def rewrite(step: Step) -> Step:
     """All passes, in order."""
-    step = merge_products(canonical(step))
+    step = merge_products(canonical(share(step)))
     while (merged := merge_elementwise(step)) is not step:
         step = merged
     return fuse_multiply_add(step)
+
+
+# -- 0. the same twice -------------------------------------------------------------------------------------------------
+
+
+def share(step: Step) -> Step:
+    first: dict[Any, Tensor] = {}
+    known: dict[Tensor, Tensor] = {}
+    for t in topological(step.results):
+        new = _again(t, known)
+        key: Any = id(new)
+        if is_number(new):
+            key = (float(new._array), new.shape)
+        elif new.op is not None and not any(isinstance(a, np.ndarray) for a in _flatten(new.attrs)):
+            key = (new.op, tuple(map(id, new.inputs)), repr(new.attrs))
+        known[t] = named(first.setdefault(key, new), t)
+    return step.with_results([known[r] for r in step.results])
+
+
+def _flatten(attrs: Any) -> Iterator[Any]:
+    for a in attrs:
+        if isinstance(a, (tuple, list)):
+            yield from _flatten(a)
+        else:
+            yield a
 
 
 # -- columns -----------------------------------------------------------------------------------------------------------
@@ -103,10 +143,12 @@ def canonical(step: Step) -> Step:
     level = levels(step)
     known: dict[Tensor, Tensor] = {}
     new_level: dict[Tensor, int] = {}
+    phase: dict[Tensor, int] = {}
 
     def settle(old: Tensor, new: Tensor) -> None:
-        known[old] = new
+        known[old] = named(new, old)
         new_level[new] = level[old]
+        _phase_of(new, phase, new_level)
 
     def is_inner(t: Tensor) -> bool:
         """Whether t is a sum that the one sum which reads it will lay flat."""
@@ -130,7 +172,7 @@ def canonical(step: Step) -> Step:
             if is_inner(t):
                 known[t] = t  # never read: its reader lays it flat
                 continue
-            settle(t, _sum(_flat(terms(t, 1, True), new_level), new_level, t.shape))
+            settle(t, _sum(_flat(terms(t, 1, True), new_level), new_level, phase, t.shape))
         elif t.op is OPS["matmul"] and level[t.inputs[1]] == PARAMETER:
             settle(t, _product(known[t.inputs[0]], known[t.inputs[1]], new_level))
         elif t.op is OPS["scatter"]:
@@ -178,22 +220,35 @@ def _flat(terms: list[Term], level: dict[Tensor, int]) -> list[Term]:
     return flat
 
 
-def _sum(terms: list[Term], level: dict[Tensor, int], shape: tuple[int, ...]) -> Tensor:
-    """The sum in its one order; concatenations of gradients first where there are several."""
+def _sum(terms: list[Term], level: dict[Tensor, int], phase: dict[Tensor, int], shape: tuple[int, ...]) -> Tensor:
+    """The sum in its one order; concatenations of gradients first where there are several.
+
+    What is there before the loop leads, products follow, and the rest meets them in the group behind. But a product of
+    what a group makes comes last if that group can add up the rest: then it adds itself to that, and no group follows.
+    """
     scatters = [(sign, t) for sign, t in terms if t.op is OPS["concat"] and _padding(t)]
     if len(scatters) > 1 and all(sign > 0 for sign, _ in scatters):
         parts = [piece for _, t in scatters for piece in _pieces(t)]
         terms = [(1, _padded(parts, shape[1])), *((s, t) for s, t in terms if not any(t is u for _, u in scatters))]
         level.setdefault(terms[0][1], STATE)
 
+    states = [t for _, t in terms if _level_of(t, level) == STATE]
+    rest = [t for t in states if t.op is not OPS["matmul"]]
+    latest = max((_phase_of(t, phase, level) for t in rest), default=0)
+
     def rank(term: Term) -> int:
         """Inputs, products of states, parameters, the rest. A bias added in the loop meets values in cache."""
-        t = term[1]
+        sign, t = term
         product = t.op is OPS["matmul"]
         kind = _level_of(t, level)
         if kind == INPUT:
             return 0 if product else 1
-        return 3 if kind == PARAMETER else 2 if product else 4
+        if product and kind == STATE:
+            made = as_columns(t.inputs[0])[0].op not in (None, t.op)
+            return 6 if made and sign > 0 and rest and latest <= _phase_of(t.inputs[0], phase, level) else 2
+        if kind == PARAMETER:
+            return 3 if len(rest) < len(states) else 5
+        return 4
 
     ordered = sorted(terms, key=rank)
     # A leading minus costs an op of its own; any plus can lead instead.
@@ -208,6 +263,14 @@ def _level_of(t: Tensor, level: dict[Tensor, int]) -> int:
     if t not in level:
         level[t] = max((_level_of(s, level) for s in t.inputs or ()), default=PARAMETER)
     return level[t]
+
+
+def _phase_of(t: Tensor, phase: dict[Tensor, int], level: dict[Tensor, int]) -> int:
+    """How many products of a step come before t, one behind the other."""
+    if t not in phase:
+        before = max((_phase_of(s, phase, level) for s in t.inputs or ()), default=0)
+        phase[t] = before + (t.op is OPS["matmul"] and _level_of(t, level) == STATE)
+    return phase[t]
 
 
 # A gradient of columns start..stop of a matrix is that gradient between columns of zeros.
@@ -281,7 +344,7 @@ def merge_products(step: Step) -> Step:
             whole = tape.apply(OPS["matmul"], (known[t.inputs[0]], concat(weights, 1)), ())
             at = 0
             for p in group:
-                known[p] = columns(whole, at, at + p.shape[1])
+                known[p] = named(columns(whole, at, at + p.shape[1]), p)
                 at += p.shape[1]
         else:
             known[t] = _again(t, known)
@@ -305,12 +368,12 @@ def _again(t: Tensor, known: dict[Tensor, Tensor]) -> Tensor:
     if t.op is OPS["getitem"] and is_rowed(inputs[0]):
         cut = column_range(t.attrs[0], inputs[0].shape)
         if cut is not None:
-            return columns(inputs[0], *cut)
+            return named(columns(inputs[0], *cut), t)
     if t.op is OPS["concat"] and t.attrs[0] == 1 and is_rowed(t) and t.ndim == 2:
-        return join(inputs)
+        return named(join(inputs), t)
     if all(a is b for a, b in zip(inputs, t.inputs, strict=True)):
         return t
-    return tape.apply(t.op, inputs, t.attrs)
+    return named(tape.apply(t.op, inputs, t.attrs), t)
 
 
 # -- 3. the same op on neighbours --------------------------------------------------------------------------------------
@@ -343,7 +406,7 @@ def merge_elementwise(step: Step) -> Step:
         whole = t.op(*operands)
         at = 0
         for p in run:
-            known[p] = columns(whole, at, at + p.shape[1])
+            known[p] = named(columns(whole, at, at + p.shape[1]), p)
             at += p.shape[1]
     return step.with_results([known[r] for r in step.results])
 
@@ -400,8 +463,10 @@ def fuse_multiply_add(step: Step) -> Step:
         if t.op is add and is_rowed(t):
             for k in (1, 0):
                 m, other = t.inputs[k], t.inputs[1 - k]
+                if k == 0 and other.op is OPS["matmul"]:
+                    continue  # the product adds itself to m
                 if m.op is mul and len(readers[m]) == 1 and m.shape == t.shape and is_rowed(m):
-                    known[t] = fma(known[m.inputs[0]], known[m.inputs[1]], known[other])
+                    known[t] = named(fma(known[m.inputs[0]], known[m.inputs[1]], known[other]), t)
                     break
             else:
                 known[t] = _again(t, known)

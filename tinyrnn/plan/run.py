@@ -9,7 +9,7 @@ nothing more.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from tinyrnn._core import kernels, tape
 from tinyrnn._core.tape import Op, Tape, Tensor, abstract
 from tinyrnn.autograd import recording
-from tinyrnn.ops import add, broadcast_to
+from tinyrnn.ops import add, broadcast_to, exp, fma, mul, relu, sigmoid, sqrt, tanh
 from tinyrnn.plan.layout import Layout
 from tinyrnn.plan.lower import Program, lower
-from tinyrnn.plan.rewrite import OPS, SUMS, rewrite
+from tinyrnn.plan.rewrite import OPS, SUMS, as_columns, rewrite
 from tinyrnn.plan.step import STATE, Script, Step, is_number, is_repeated, is_rowed, levels, replay, topological, width
 from tinyrnn.plan.threads import cut_rows
 
@@ -32,30 +32,27 @@ Array = NDArray[Any]
 class Plan:
     """A step, rewritten and cut into what comes before the loop, the loop, and what comes behind it.
 
-    step    the rewritten step
+    recorded, step    the step as it was recorded, and rewritten
     loop    the Body, or None if nothing depends on a state
     hoisted  values at INPUT level that the loop or the results need; weights: values at PARAMETER level likewise
     """
 
     def __init__(self, step: Step) -> None:
+        self.recorded = step
         with recording():
             self.step = step = rewrite(step)
             level = levels(step)
-            inside = [t for t in topological(step.nexts) if level[t] == STATE]
-            inner = {*inside, *step.states}
-            frontier: set[Tensor] = set()
-            for read in (*step.nexts, *(s for t in inside for s in t.inputs or ())):
-                source = read
-                while is_repeated(source) and not is_rowed(source.inputs[0]):
-                    source = source.inputs[0]  # repeated for every row: the loop reads the one row
-                if source not in inner and not is_number(source):
-                    frontier.add(source)
+            inner = {t for t in topological(step.nexts) if level[t] == STATE}.union(step.states)
+            # The results that are wanted for the whole sequence, but for products, are made where their parts are.
+            behind = [t for t in topological([*step.emits, *step.totals]) if level[t] == STATE and t not in inner]
+            inner.update(_made_inside(behind, inner, level))
+            outer = [t for t in behind if t not in inner]
+            frontier = _frontier((*step.nexts, *(s for t in inner for s in t.inputs or ())), inner)
             self.hoisted = sorted((t for t in frontier if is_rowed(t)), key=lambda t: t.order)
             self.weights = sorted((t for t in frontier if not is_rowed(t)), key=lambda t: t.order)
             # What the results read of the loop: its states before or after a step, and values in between.
-            outer = [t for t in topological([*step.emits, *step.totals], inner) if t not in inner]
-            reads = {_source(s) for t in outer for s in t.inputs or () if s in inner}
-            reads |= {_source(t) for t in (*step.emits, *step.totals) if t in inner}
+            reads = {source_of(s) for t in outer for s in t.inputs or () if s in inner}
+            reads |= {source_of(t) for t in (*step.emits, *step.totals) if t in inner}
             self.read_before = [k for k, s in enumerate(step.states) if s in reads]
             self.read_after = [k for k, t in enumerate(step.nexts) if t in reads and t not in step.states]
             wanted = reads - {*step.states, *step.nexts}
@@ -74,7 +71,7 @@ class Plan:
                 tuple(values),
             )
         )
-        self._record = [k in (*self.read_before, *self.read_after) for k in range(len(step.states))]
+        self.records = [k in (*self.read_before, *self.read_after) for k in range(len(step.states))]
         script = Script((*step.seqs, *step.params))
         self._ahead = script.part((*self.hoisted, *self.weights))
         arriving = (
@@ -84,6 +81,8 @@ class Plan:
         )
         self._arriving = script.leaves(arriving)
         self._behind = script.part((*step.emits, *step.totals))
+        self._slot_of = script.slot
+        self._dropped: list[int] | None = None
         self._slots = script.slots
 
     def run(
@@ -100,7 +99,9 @@ class Plan:
         n, rows = len(self.hoisted), layout.rows
         slots = [*seqs, *params, *self._slots[len(seqs) + len(params) :]]
         ahead = self._ahead.run(slots, rows)
-        values, states, finals = self.body.run(ahead[:n], ahead[n:], initial, layout, self._record)
+        values, states, finals = self.body.run(ahead[:n], ahead[n:], initial, layout, self.records)
+        if any(t.op is not None for t in ahead):
+            self._drop(slots)
         slots[self._arriving] = (
             *(layout.before(states[k]) for k in self.read_before),
             *(layout.after(states[k]) for k in self.read_after),
@@ -110,8 +111,84 @@ class Plan:
         n = len(self.step.emits)
         return results[:n], results[n:], finals
 
+    @cached_property
+    def dropped(self) -> list[Tensor]:
+        """What comes before the loop and is not held for the reverse: nothing but the loop reads its values.
 
-def _source(t: Tensor) -> Tensor:
+        A sum's gradient needs its terms' shapes alone, and a sigmoid's its result, so the tape can do without.
+        """
+        ahead = topological((*self.hoisted, *self.weights))
+        made = {*self.step.states, *self.step.nexts, *self.read_values}
+        behind = {*topological((*self.step.emits, *self.step.totals), made)} - {*ahead} - made
+        read = {*self.weights, *self.step.emits, *self.step.totals}
+        read.update(t for t, leaf in zip(self.hoisted, self.body.step.seqs, strict=True) if leaf in self.body.read)
+        read.update(s for t in ahead if t.op not in (*LINEAR, *FROM_RESULT) for s in t.inputs or ())
+        read.update(s for t in behind for s in t.inputs or ())
+        return [t for t in ahead if t.op in (*LINEAR, OPS["matmul"]) and is_rowed(t) and t not in read]
+
+    def _drop(self, slots: Sequence[Any]) -> None:
+        """Let go of the values that the tape would hold for nothing."""
+        if self._dropped is None:
+            self._dropped = [self._slot_of(t) for t in self.dropped]
+        for slot in self._dropped:
+            t = slots[slot]
+            if t.op is not None:
+                t._array = tape.Abstract(t.shape, t.dtype)
+
+
+def _frontier(reads: Iterable[Tensor], inner: set[Tensor]) -> set[Tensor]:
+    """What a loop that makes `inner` reads from before it. reads: what its ops read.
+
+    Sums and products of time inputs, which the loop has at hand, are left to the loop: a tile costs less than a
+    sequence. Slices that cover a value are left to it too, so that the value's gradient comes in one piece.
+    """
+    found: set[Tensor] = set()
+    stack = list(reads)
+    while stack:
+        t = stack.pop()
+        while is_repeated(t) and not is_rowed(t.inputs[0]):
+            t = t.inputs[0]  # repeated for every row: the loop reads the one row
+        if t in inner or t in found or is_number(t):
+            continue
+        if _is_light(t):
+            stack.extend(t.inputs)
+        else:
+            found.add(t)
+    for t in sorted(found, key=lambda t: -t.order):
+        rowed = [s for s in t.inputs or () if is_rowed(s) and not is_repeated(s)]
+        if t.op in LIGHT and rowed and all(s.shape == t.shape and s in found for s in rowed):
+            found.remove(t)
+            found |= _frontier((s for s in t.inputs if s not in rowed), inner)
+    covered: dict[Tensor, dict[Tensor, range]] = {}
+    for t in found:
+        source, start, stop = as_columns(t)
+        if source is not t:
+            covered.setdefault(source, {})[t] = range(start, stop)
+    for source, cuts in covered.items():
+        if {c for cut in cuts.values() for c in cut} == set(range(source.shape[1])):
+            found = {*found, source} - set(cuts)
+    return found
+
+
+def _is_light(t: Tensor) -> bool:
+    """Whether t is a sum or product of the same columns of time inputs, parameters and numbers."""
+    if t.op not in LIGHT or not is_rowed(t):
+        return False
+    rowed = [s for s in t.inputs if is_rowed(s) and not is_repeated(s)]
+    return all(s.shape == t.shape and (source_of(s).op is None or _is_light(s)) for s in rowed)
+
+
+def _made_inside(behind: Sequence[Tensor], inner: set[Tensor], level: dict[Tensor, int]) -> set[Tensor]:
+    """Which of the values behind a loop that makes `inner` it can make itself: what has rows and is no product."""
+    found: set[Tensor] = set()
+    for t in behind:
+        fits = is_rowed(t) and t.op is not OPS["matmul"] and (t.op is not OPS["concat"] or t.attrs[0] == 1)
+        if fits and all(s in inner or s in found or level[s] != STATE for s in t.inputs or ()):
+            found.add(t)
+    return found
+
+
+def source_of(t: Tensor) -> Tensor:
     """What t is a slice of: a slice is taken where it is read."""
     while t.op in VIEWS and is_rowed(t.inputs[0]):
         t = t.inputs[0]
@@ -128,12 +205,33 @@ class Body:
         self.reverses: dict[Any, Reverse] = {}
 
     @cached_property
-    def kept(self) -> list[Tensor]:
-        """What the loop keeps for its reverse, beside inputs and states: enough for any gradient of any result."""
+    def _gradients(self) -> list[Tensor]:
+        """The gradients of everything, where one arrives at every result."""
         with recording():
             wanted = [True] * (len(self.step.seqs) + len(self.step.params))
             _, found = self.reversed_on_shapes([True] * len(self.step.nexts), self.step.emits, wanted)
-        return _choose_kept(self.step, found)
+        return [g for g in found if g is not None]
+
+    @cached_property
+    def kept(self) -> list[Tensor]:
+        """What the loop keeps for its reverse, beside inputs and states: enough for any gradient of any result."""
+        return _choose_kept(self.step, self._gradients)
+
+    @cached_property
+    def recomputed(self) -> list[Tensor]:
+        """What the reverse computes again of the values of the step."""
+        step = self.step
+        there = {*step.seqs, *step.params, *step.states, *step.nexts, *step.emits, *self.kept}
+        own = {*topological((*step.nexts, *step.emits))} - there
+        again = own.intersection(topological(self._gradients, there))
+        return sorted((t for t in again if t.op not in (None, *VIEWS) and not is_repeated(t)), key=lambda t: t.order)
+
+    @cached_property
+    def read(self) -> set[Tensor]:
+        """Inputs, states, kept values and results that the reverse may read."""
+        step = self.step
+        there = {*step.seqs, *step.states, *step.nexts, *step.emits, *self.kept}
+        return {*topological(self._gradients, there)} & there
 
     def reversed_on_shapes(
         self, states_arrive: Sequence[bool], values: Sequence[Tensor], wanted: Sequence[bool]
@@ -150,8 +248,12 @@ class Body:
         pairs = [p for p in zip((*step.nexts, *sources), (*carried, *arriving), strict=True) if p[0].requires_grad]
         leaves = (*step.seqs, *step.params)
         targets = [*step.states, *(t for t, want in zip(leaves, wanted, strict=True) if want)]
-        _, found = Tape([t for t, _ in pairs]).reverse([g for _, g in pairs], targets, True, True)
-        return (carried, arriving), found
+        inner = [t for t in topological([t for t, _ in pairs]) if t.name and t.op is not None and t not in step.nexts]
+        _, found = Tape([t for t, _ in pairs]).reverse([g for _, g in pairs], [*targets, *inner], True, True)
+        for t, g in zip(inner, found[len(targets) :], strict=True):
+            if g is not None and g.op is not None and g.name is None:
+                g.name = f"d{t.name}"
+        return (carried, arriving), found[: len(targets)]
 
     def program(self, record: Sequence[bool], keep: Sequence[Tensor]) -> tuple[Program, Array, Array]:
         key = (tuple(record), tuple(id(t) for t in keep))
@@ -257,16 +359,19 @@ def _matrix(array: Array, rows: int, columns: int) -> Array:
 
 VIEWS = (OPS["getitem"], OPS["reshape"])
 CHEAP = (*SUMS, *VIEWS)
+LIGHT = (*SUMS, mul, fma)
+FROM_RESULT = (sigmoid, tanh, relu, exp, sqrt)  # ops whose gradients are written with their results
+LINEAR = (*CHEAP, *(OPS[name] for name in ("concat", "broadcast_to", "transpose", "sum_to", "scatter")))
 
 
-def _choose_kept(step: Step, expressions: Sequence[Tensor | None]) -> list[Tensor]:
+def _choose_kept(step: Step, expressions: Sequence[Tensor]) -> list[Tensor]:
     """Which values of the step its reverse shall find kept, beside states and inputs; the others it computes again.
 
     Sums and slices of what is there are computed again; everything else that the reverse reads is kept.
     """
     own = set(topological([*step.nexts, *step.emits]))
     rowed = {t for t in own if t.op is not None and is_rowed(t)}
-    found = topological([e for e in expressions if e is not None], rowed)
+    found = topological(expressions, rowed)
     read = [t for t in found if t in rowed]
     kept: dict[Tensor, None] = {}
 
@@ -274,7 +379,7 @@ def _choose_kept(step: Step, expressions: Sequence[Tensor | None]) -> list[Tenso
         return t not in rowed or t in kept or t in step.nexts or (t.op in CHEAP and all(there(s) for s in t.inputs))
 
     def keep(t: Tensor) -> None:
-        t = _source(t)
+        t = source_of(t)
         if t in rowed and t not in step.nexts:
             kept[t] = None
 

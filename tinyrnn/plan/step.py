@@ -71,6 +71,13 @@ def is_repeated(t: Tensor) -> bool:
     return t.op is not None and t.op.name == "broadcast_to"
 
 
+def named(new: Tensor, old: Tensor) -> Tensor:
+    """`new`, called as the value that it stands for was, if it has no name."""
+    if new.name is None and old.name is not None:
+        new.name = old.name
+    return new
+
+
 def topological(results: Iterable[Tensor], stop: Iterable[Tensor] = ()) -> list[Tensor]:
     """What the results are computed from, inputs before results; nothing behind a tensor of `stop`."""
     ends = set(stop)
@@ -129,7 +136,7 @@ def replay(results: Sequence[Tensor], known: dict[Tensor, Tensor], rows: int = R
             known[t] = t
             continue
         attrs = t.attrs if rows == ROWS else tuple(resized(a, rows) for a in t.attrs)
-        known[t] = tape.apply(t.op, tuple(known[s] for s in t.inputs), attrs)
+        known[t] = named(tape.apply(t.op, tuple(known[s] for s in t.inputs), attrs), t)
     return [known[r] for r in results]
 
 
@@ -140,6 +147,9 @@ class Script:
         self.slots: list[Tensor | None] = []
         self._slot: dict[Tensor, int] = {}
         self.leaves(leaves)
+
+    def slot(self, t: Tensor) -> int:
+        return self._slot[t]
 
     def leaves(self, tensors: Sequence[Tensor]) -> slice:
         """Slots, side by side, for values that come from outside."""

@@ -69,7 +69,7 @@ def sentiment_task(options: SentimentOptions, reviews: Sequence[Review] | None =
         test=fixed(test),
         measure=measure_classifier,
         summary=(
-            f"{len(train):,} reviews to learn from, {len(valid):,} to choose by, {len(test):,} to judge by; "
+            f"{len(train):,} reviews to train on, {len(valid):,} to choose by, {len(test):,} to test; "
             f"{len(vocabulary.words):,} words"
         ),
         watch="accuracy",

@@ -1,0 +1,102 @@
+"""What tests of `tr.scan` share: the cells, one run by either loop, and the comparison of two runs."""
+
+import functools
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from cell_table import CELLS, make
+from scan_cells import ODD
+
+import tinyrnn as tr
+
+TOLERANCE = {"float64": 1e-12, "float32": 2e-5}
+RAGGED = [3, 0, 6, 1]
+WIDTHS = dict.fromkeys(CELLS, (3,)) | {name: make_odd.widths for name, make_odd in ODD.items()}
+SOME = ["LSTM", "GRU", "layer_norm_lstm", "blocks", "masked", "long_concatenation"]
+
+any_length = pytest.mark.parametrize("lengths", [None, RAGGED], ids=["whole", "ragged"])
+either_way = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+either_dtype = pytest.mark.parametrize("dtype", TOLERANCE)
+some_cells = pytest.mark.parametrize("name", SOME)
+
+
+def cell_of(name, dtype="float64"):
+    return make(name, dtype) if name in CELLS else ODD[name](dtype)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Inputs, initial states and the weights of the loss: plain arrays, so that each run makes leaves of its own."""
+
+    xs: list
+    state: list
+    weights: list
+    lengths: list | None = None
+    reverse: bool = False
+
+    def rows(self, which):
+        """The case of some rows of the batch."""
+        cut = functools.partial(map, lambda a: a[:, which])
+        ys, *finals = self.weights
+        lengths = None if self.lengths is None else np.asarray(self.lengths)[which]
+        state, finals = [s[which] for s in self.state], [f[which] for f in finals]
+        return replace(self, xs=[*cut(self.xs)], state=state, weights=[ys[:, which], *finals], lengths=lengths)
+
+
+def case(cell, widths=None, steps=6, rows=4, lengths=None, reverse=False, seed=1):
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape):
+        return rng.normal(size=shape).astype(cell.dtype)
+
+    xs = [draw(steps, rows, n) for n in widths or (cell.input_size,)]
+    state = [np.tanh(draw(rows, n)) for n in cell.state_sizes]
+    weights = [draw(steps, rows, cell.state_sizes[0]), *(draw(rows, n) for n in cell.state_sizes)]
+    return Case(xs, state, weights, lengths, reverse)
+
+
+def mixed(results, weights):
+    """A loss that reads everything, each element by its own weight."""
+    return functools.reduce(tr.add, ((r * w).sum() for r, w in zip(results, weights, strict=True)))
+
+
+def run(loop, cell, task, loss=mixed, order=1):
+    """What a loop gives: [values, gradients, second-order gradients up to `order`], lists of arrays.
+
+    The gradients are by inputs, initial states and parameters that are not frozen; 0 where there is none.
+    """
+    leaves = [[tr.tensor(a, requires_grad=True) for a in arrays] for arrays in (task.xs, task.state)]
+    ys, final = loop(cell, tuple(leaves[0]), tuple(leaves[1]), lengths=task.lengths, reverse=task.reverse)
+    leaves = [*leaves[0], *leaves[1], *(p for p in cell.parameters() if p.requires_grad)]
+    found = [[y.data for y in (ys, *final)]]
+    value = loss([ys, *final], task.weights)
+    for k in range(order):
+        if value.requires_grad:
+            grads = tr.grad(value, leaves, create_graph=k + 1 < order, allow_unused=True)
+        else:
+            grads = [None] * len(leaves)
+        found.append([np.zeros(t.shape) if g is None else g.data for t, g in zip(leaves, grads, strict=True)])
+        squares = [(g * g).sum() for g in grads if g is not None]
+        value = functools.reduce(tr.add, squares, tr.tensor(0.0, dtype=cell.dtype))
+    return found
+
+
+def assert_equal(found, expected, dtype):
+    """Relative to the largest element of all values, of all gradients, of all second derivatives."""
+    for order, (some, others) in enumerate(zip(found, expected, strict=True)):
+        largest = max([1.0, *(np.abs(a).max(initial=0) for a in others)])
+        for k, (a, b) in enumerate(zip(some, others, strict=True)):
+            assert a.shape == b.shape
+            np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE[dtype] * largest, err_msg=f"order {order}, {k}")
+
+
+def assert_same_bits(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == b.dtype
+        assert a.tobytes() == b.tobytes()
+
+
+def check(cell, task, loss=mixed, order=1):
+    expected = run(tr.unroll, cell, task, loss, order)
+    assert_equal(run(tr.scan, cell, task, loss, order), expected, cell.dtype.name)

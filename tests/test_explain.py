@@ -1,0 +1,357 @@
+"""What `tr.explain` says, and the plans themselves: how many products and groups a step has, and what it keeps."""
+
+import numpy as np
+import pytest
+from cell_table import CELLS, make
+from scan_cells import ODD
+
+import tinyrnn as tr
+from tinyrnn._core.tape import Tape
+from tinyrnn.cells import GRU, LSTM, Elman
+from tinyrnn.plan import PlanError
+from tinyrnn.plan.explain import explanation_of
+
+I, H = 3, 5  # noqa: E741
+
+
+class Concatenated(tr.Cell):
+    """The LSTM with z = [x, h] and a matrix a gate."""
+
+    states = ("h", "c")
+
+    def __init__(self, input_size, hidden_size, **options):
+        super().__init__(input_size, hidden_size, **options)
+        shape = (input_size + hidden_size, hidden_size)
+        self.W_i, self.W_f, self.W_o, self.W_g = (self.param(shape) for _ in range(4))
+        self.b_i, self.b_f, self.b_o, self.b_g = (self.param(hidden_size) for _ in range(4))
+
+    def step(self, x, h, c):
+        z = tr.concat([x, h], 1)
+        i = tr.sigmoid(z @ self.W_i + self.b_i)
+        f = tr.sigmoid(z @ self.W_f + self.b_f)
+        o = tr.sigmoid(z @ self.W_o + self.b_o)
+        g = tr.tanh(z @ self.W_g + self.b_g)
+        c = f * c + i * g
+        return o * tr.tanh(c), c
+
+
+class InOne(tr.Cell):
+    """The LSTM with z = [x, h] and one matrix for all gates."""
+
+    states = ("h", "c")
+
+    def __init__(self, input_size, hidden_size, **options):
+        super().__init__(input_size, hidden_size, **options)
+        self.W = self.param((input_size + hidden_size, 4 * hidden_size))
+        self.b = self.param(4 * hidden_size)
+
+    def step(self, x, h, c):
+        i, f, o, g = tr.split(tr.concat([x, h], 1) @ self.W + self.b, 4, 1)
+        i, f, o, g = tr.sigmoid(i), tr.sigmoid(f), tr.sigmoid(o), tr.tanh(g)
+        c = f * c + i * g
+        return o * tr.tanh(c), c
+
+
+class Peepholes(tr.Cell):
+    """The LSTM whose gates see the cell state (Gers & Schmidhuber 2000)."""
+
+    states = ("h", "c")
+
+    def __init__(self, input_size, hidden_size, **options):
+        super().__init__(input_size, hidden_size, **options)
+        self.W = self.param((input_size, 4 * hidden_size))
+        self.U = self.param((hidden_size, 4 * hidden_size))
+        self.p_i, self.p_f, self.p_o = (self.param(hidden_size) for _ in range(3))
+
+    def step(self, x, h, c):
+        i, f, o, g = tr.split(x @ self.W + h @ self.U, 4, 1)
+        i, f = tr.sigmoid(i + self.p_i * c), tr.sigmoid(f + self.p_f * c)
+        c = f * c + i * tr.tanh(g)
+        return tr.sigmoid(o + self.p_o * c) * tr.tanh(c), c
+
+
+class Masked(tr.Cell):
+    def __init__(self, input_size, hidden_size, **options):
+        super().__init__(input_size, hidden_size, **options)
+        self.W = self.param((input_size, hidden_size))
+
+    def step(self, x, mask, h):
+        return mask * tr.tanh(x @ self.W) + (1 - mask) * h
+
+
+# -- plans -------------------------------------------------------------------------------------------------------------
+
+PLANS = {
+    # cell: its options; products and groups of a step forward, and of a step in reverse
+    "Elman": (Elman, {}, (1, 1), (1, 1)),
+    "LSTM": (LSTM, {}, (1, 1), (1, 1)),
+    "LSTM-concatenated": (Concatenated, {}, (1, 1), (1, 1)),
+    "LSTM-in-one": (InOne, {}, (1, 1), (1, 1)),
+    "LSTM-peepholes": (Peepholes, {}, (1, 1), (1, 1)),
+    "GRU": (GRU, {}, (2, 2), (2, 2)),
+    "GRU-flipped": (GRU, {"flipped": True}, (2, 2), (2, 2)),
+    "GRU-after": (GRU, {"reset": "after"}, (1, 1), (1, 1)),
+    "GRU-after-flipped": (GRU, {"reset": "after", "flipped": True}, (1, 1), (1, 1)),
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_products_and_groups(name):
+    kind, options, forward, reverse = PLANS[name]
+    e = explanation_of(kind(I, H, **options))
+    assert (len(e.forward.products), len(e.forward.groups)) == forward
+    assert (len(e.reverse.products), len(e.reverse.groups)) == reverse
+
+
+@pytest.mark.parametrize("kind", [Concatenated, InOne])
+def test_the_concatenated_lstm_plans_like_the_lstm(kind):
+    e, lstm = explanation_of(kind(I, H)), explanation_of(LSTM(I, H))
+    for mine, other in ((e.forward, lstm.forward), (e.reverse, lstm.reverse)):
+        assert mine.instructions == other.instructions
+        assert (mine.flops, mine.bytes, mine.weight_bytes) == (other.flops, other.bytes, other.weight_bytes)
+
+
+def test_products_have_the_least_size():
+    lstm = explanation_of(LSTM(I, H))
+    assert [(p.inner, p.width) for p in lstm.forward.products] == [(H, 4 * H)]
+    assert [(p.inner, p.width) for p in lstm.reverse.products] == [(4 * H, H)]
+    assert [w.shape for w in lstm.forward.hoisted] == [f"TB x {I} x {4 * H}"]
+    gru = explanation_of(GRU(I, H))
+    assert [(p.inner, p.width) for p in gru.forward.products] == [(H, 2 * H), (H, H)]
+    assert [(p.inner, p.width) for p in gru.reverse.products] == [(H, H), (2 * H, H)]
+    assert [w.shape for w in gru.forward.hoisted] == [f"TB x {I} x {3 * H}"]
+
+
+def test_the_work_of_training_is_five_products():
+    """Input, recurrent, its transpose, and two for the weights: a sixth only for the input's gradient."""
+    e = explanation_of(LSTM(H, H))
+    works = [*e.forward.hoisted, *e.forward.products, *e.reverse.products, *e.reverse.deferred]
+    assert sum(w.flops for w in works if w.flops >= 2 * H * 4 * H) == 5 * 2 * H * 4 * H
+    assert [w.flops for w in e.reverse.optional] == [2 * 4 * H * H]
+
+
+def test_deferred():
+    assert [w.equation for w in explanation_of(LSTM(I, H)).reverse.deferred] == [
+        "db_[ifog] = sum(du)",
+        "dW_h[ifog] = h.T @ du",
+        "dW_x[ifog] = x.T @ du",
+    ]
+
+
+def test_merged():
+    merged = {m.name: (m.parts, m.shape) for m in explanation_of(LSTM(I, H)).forward.merged}
+    assert merged == {
+        "W_x[ifog]": (("W_xi", "W_xf", "W_xo", "W_xg"), (I, 4 * H)),
+        "W_h[ifog]": (("W_hi", "W_hf", "W_ho", "W_hg"), (H, 4 * H)),
+        "b_[ifog]": (("b_i", "b_f", "b_o", "b_g"), (4 * H,)),
+    }
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+
+def held_by(ys, but):
+    """Floats in arrays that the graph behind ys holds, `but` for some tensors'."""
+    owners = {}
+
+    def visit(value):
+        if isinstance(value, np.ndarray):
+            while isinstance(value.base, np.ndarray):
+                value = value.base
+            owners[id(value)] = value
+        elif isinstance(value, (tuple, list)):
+            for v in value:
+                visit(v)
+
+    for t in Tape([ys], everything=True).nodes:
+        visit(t._array)
+        visit(t.attrs or ())
+    skip = {id(t._array if t._array.base is None else t._array.base) for t in but}
+    return sum(a.size for key, a in owners.items() if key not in skip)
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("Elman", 1), ("LSTM", 7), ("LSTM-in-one", 7), ("GRU", 5), ("GRU-after", 5)]
+)
+def test_training_keeps_no_more_than_it_says(name, most):
+    kind, options, _, _ = PLANS[name]
+    steps, rows, units = 40, 8, 16
+    cell = kind(4, units, **options)
+    x = tr.tensor(np.zeros((steps, rows, 4), np.float32))
+    ys, _ = tr.scan(cell, x)
+    floats = held_by(ys, [x, *cell.parameters()])
+    assert explanation_of(cell).kept_floats == most
+    around = sum(p.size for p in cell.parameters()) + 4 * rows * units  # merged weights, states before the first step
+    assert floats <= most * steps * rows * units + around
+
+
+def test_a_hoisted_value_that_the_reverse_reads_is_counted():
+    class Gate(tr.Cell):
+        def __init__(self):
+            super().__init__(I, H)
+            self.W = self.param((I, H))
+
+        def step(self, x, h):
+            return tr.sigmoid(x @ self.W) * tr.tanh(h)
+
+    kept = {k.name: (k.columns, k.by) for k in explanation_of(Gate()).forward.kept}
+    assert kept == {"h'": (H, "state"), "v1": (H, "loop"), "u": (H, "hoisted")}
+
+
+def test_cheap_values_are_computed_again():
+    e = explanation_of(GRU(I, H))
+    assert e.reverse.recomputed == ("1 - z",)
+    assert "1 - z" not in [k.name for k in e.forward.kept]
+
+
+# -- what it says ------------------------------------------------------------------------------------------------------
+
+
+def test_equations():
+    assert explanation_of(LSTM(I, H)).equations == (
+        "i = sigmoid(x @ W_xi + h @ W_hi + b_i)",
+        "f = sigmoid(x @ W_xf + h @ W_hf + b_f)",
+        "o = sigmoid(x @ W_xo + h @ W_ho + b_o)",
+        "g = tanh(x @ W_xg + h @ W_hg + b_g)",
+        "c' = f * c + i * g",
+        "h' = o * tanh(c')",
+    )
+    assert explanation_of(Elman(I, H)).equations == ("h' = tanh(x @ W_x + h @ W_h + b)",)
+    assert explanation_of(GRU(I, H)).equations[-1] == "h' = (1 - z) * h + z * n"
+
+
+def test_expressions_have_the_parentheses_they_need():
+    class Many(tr.Cell):
+        def __init__(self):
+            super().__init__(H, H)
+            self.W, self.k = self.param((H, H)), tr.tensor(np.ones(H, np.float32))
+
+        def step(self, x, h):
+            a = tr.probe("a", (x - (h - x)) * (x + h) / (h * x))
+            b = tr.probe("b", (a * h) @ (self.W + self.W.T) - -(h**3.0))
+            return tr.where(tr.greater(x, h), a / (b / h), b[:, [0, 2, 1, 3, 4]] * self.k)
+
+    assert explanation_of(Many()).equations == (
+        "a = (x - (h - x)) * (x + h) / (h * x)",
+        "b = (a * h) @ (W + W.T) - (-h ** 3)",
+        "h' = where(greater(x, h), a / (b / h), b[:, [0, 2, 1, 3, 4]] * k1)",
+    )
+
+
+def test_the_loop_is_told_in_the_names_of_the_step():
+    e = explanation_of(LSTM(I, H))
+    (group,) = e.forward.groups
+    assert group.equations == (
+        "v2 = u + v1 + b_[ifog]",
+        f"[i, f, o] = sigmoid(v2[:, 0:{3 * H}])",
+        f"g = tanh(v2[:, {3 * H}:{4 * H}])",
+        "c' = i * g + f * c",
+        "v3 = tanh(c')",
+        "h' = o * v3",
+    )
+    assert e.forward.products[0].equation == "v1 = h @ W_h[ifog]"
+    assert e.reverse.products[0].equation == "dh = du @ W_h[ifog].T"
+    assert "do = v1 * v3" in e.reverse.groups[0].equations
+    assert e.reverse.reads == ("h", "c", "[i, f, o]", "g", "v3")
+
+
+def test_operations_and_bytes():
+    cell = LSTM(I, H)
+    e, batch = explanation_of(cell), explanation_of(cell, batch=32)
+    product = 2 * H * 4 * H
+    # 8 sums, 3 + 2 activations, one product, one multiply-add and one product more, a unit each
+    assert e.forward.loop_flops == product + (8 + 5 + 1 + 2 + 1) * H
+    assert e.forward.flops == e.forward.loop_flops + 2 * I * 4 * H
+    assert e.forward.weight_bytes == 4 * H * 4 * H
+    # in the loop it reads the hoisted sums and writes what it keeps; the hoisted product reads x and writes the sums
+    assert e.forward.bytes == 4 * (4 * H + 7 * H + I + 4 * H)
+    assert sum(e.forward.shares) == pytest.approx(1)
+    assert e.forward.shares[0] == product / e.forward.loop_flops
+    assert batch.flops == 32 * e.flops
+    assert batch.bytes == 32 * (e.bytes - 2 * e.forward.weight_bytes) + 2 * e.forward.weight_bytes
+    assert e.batch is None
+    assert batch.batch == 32
+    assert explanation_of(LSTM(I, H, dtype="float64")).bytes == 2 * e.bytes
+
+
+def test_it_prints_and_returns(capsys):
+    e = tr.explain(LSTM(I, H), batch=4)
+    printed = capsys.readouterr().out
+    assert printed == f"{e}\n"
+    assert max(map(len, printed.splitlines())) <= 100
+    assert f"4 x {H} x {4 * H}" in printed
+    assert repr(e) == (
+        f"<Explanation of LSTM({I}, {H}): 1 product and 1 group a step, 1 product and 1 group in reverse>"
+    )
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_any_cell_can_be_explained(name):
+    made = ODD[name]
+    cell = made()
+    e = explanation_of(cell, batch=3, widths=made.widths)
+    text = str(e)
+    assert max(map(len, text.splitlines())) <= 100
+    assert "1000003" not in text
+    assert len(e.equations) >= len(cell.states)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_explaining_changes_nothing(name):
+    x = tr.tensor(np.random.default_rng(0).normal(size=(4, 2, I)))
+    results = []
+    for explained in (False, True):
+        cell = make(name)
+        if explained:
+            explanation_of(cell)
+        ys, _ = tr.scan(cell, x)
+        ys.sum().backward()
+        results.append([ys.data, *(p.grad.data for p in cell.parameters())])
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_several_time_inputs():
+    e = explanation_of(Masked(I, H), widths=(I, 1))
+    assert e.equations == ("h' = x2 * tanh(x @ W) + (1 - x2) * h",)
+    with pytest.raises(ValueError, match=r"Masked.step takes 2 time inputs: .* widths=\(3, \.\.\)"):
+        explanation_of(Masked(I, H))
+    with pytest.raises(ValueError, match="widths must begin with the cell's input_size, 3, got"):
+        explanation_of(Masked(I, H), widths=(1, I))
+
+
+def test_names():
+    class Clash(tr.Cell):
+        states = ("y",)
+
+        def __init__(self):
+            super().__init__(H, H)
+            self.v1, self.u, self.dy = (self.param((H, H)) for _ in range(3))
+            self.zero = self.param(H)
+
+        def step(self, x, y):
+            a = x @ self.u
+            a = a * a
+            zero = tr.broadcast_to(self.zero, (x.shape[0], H))
+            return tr.probe("y", tr.tanh(a + y @ self.v1 + (y * a) @ self.dy + tr.concat([x, zero], 1)[:, H:]))
+
+    e = explanation_of(Clash())
+    assert e.equations == (
+        "v2 = x @ u",
+        "v3 = v2 * v2",
+        f"y' = tanh(v3 + y @ v1 + (y * v3) @ dy + [x, zero][:, {H}:])",
+    )
+
+
+def test_errors():
+    with pytest.raises(TypeError, match=r"cell must be a tr\.Cell, got <class"):
+        tr.explain(LSTM)
+    with pytest.raises(ValueError, match="batch must be a positive int, got 0"):
+        tr.explain(LSTM(I, H), batch=0)
+
+    class Mixes(tr.Cell):
+        def step(self, x, h):
+            return h - h.mean(axis=0, keepdims=True)
+
+    with pytest.raises(PlanError, match="rows of the batch would depend on one another"):
+        tr.explain(Mixes(H, H))

@@ -1,0 +1,124 @@
+"""The compiled loop gives the same bits for any number of threads, any batch around a row, and every time."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from scan_cases import (
+    RAGGED,
+    SOME,
+    TOLERANCE,
+    WIDTHS,
+    any_length,
+    assert_same_bits,
+    case,
+    cell_of,
+    either_dtype,
+    either_way,
+    run,
+    some_cells,
+)
+
+import tinyrnn as tr
+from tinyrnn.cells import GRU, LSTM
+from tinyrnn.plan import threads
+from tinyrnn.search import RandomCell, random_description
+
+
+@pytest.fixture
+def any_work_is_worth_a_thread(monkeypatch):
+    monkeypatch.setattr(threads, "WORTH", 1.0)
+    yield
+    tr.set_num_threads(None)
+
+
+def random_cells(count):
+    for seed in range(count):
+        rng = np.random.default_rng(seed)
+        description = random_description(rng, ops=(8, 20))
+        yield RandomCell(description, 3, [1, 3, 5, 9][seed % 4], dtype=["float64", "float32"][seed % 2], rng=rng)
+
+
+@pytest.mark.usefixtures("any_work_is_worth_a_thread")
+@any_length
+@either_way
+def test_bits_do_not_depend_on_the_threads(lengths, reverse):
+    lengths = lengths and [*lengths, 5, 6, 2]
+    odd = [(cell_of(name, dtype), WIDTHS[name]) for name in SOME for dtype in TOLERANCE]
+    for cell, widths in [*odd, *((cell, None) for cell in random_cells(8))]:
+        task = case(cell, widths, rows=7, lengths=lengths, reverse=reverse)
+        found = {}
+        for n in (1, 2, 3):
+            tr.set_num_threads(n)
+            assert len(threads.cut_rows(np.full(7, 6), 1e3)) == n + 1
+            found[n] = [a for part in run(tr.scan, cell, task, order=2) for a in part]
+        assert_same_bits(found[2], found[1])
+        assert_same_bits(found[3], found[1])
+
+
+@either_dtype
+def test_bits_of_large_products_do_not_depend_on_the_threads(dtype):
+    cell = GRU(96, 160, dtype=dtype, rng=0)
+    task = case(cell, steps=20, rows=24, lengths=[*range(1, 21), 20, 0, 3, 7])
+    found = {}
+    try:
+        for n in (1, 2, 3):
+            tr.set_num_threads(n)
+            found[n] = [a for part in run(tr.scan, cell, task) for a in part]
+    finally:
+        tr.set_num_threads(None)
+    assert_same_bits(found[2], found[1])
+    assert_same_bits(found[3], found[1])
+
+
+def assert_rows_are_their_own(cell, task, splits):
+    """Values, and gradients of inputs and initial states, of some rows do not depend on the rows beside them."""
+    n = 1 + len(task.state)
+    whole = run(tr.scan, cell, task)
+    for which in splits:
+        part = run(tr.scan, cell, task.rows(which))
+        sequences = [0], range(len(task.xs))
+        rows = range(1, n), range(len(task.xs), len(task.xs) + n - 1)
+        for a, b, by_time, by_row in zip(whole[:2], part[:2], sequences, rows, strict=True):
+            assert_same_bits([b[k] for k in by_time], [np.ascontiguousarray(a[k][:, which]) for k in by_time])
+            assert_same_bits([b[k] for k in by_row], [np.ascontiguousarray(a[k][which]) for k in by_row])
+
+
+@any_length
+@either_way
+def test_bits_of_a_row_do_not_depend_on_its_batch(lengths, reverse):
+    lengths = lengths and [*lengths, 5, 6, 2, 6, 4, 4, 1]
+    odd = [(cell_of(name, dtype), WIDTHS[name]) for name in SOME for dtype in TOLERANCE]
+    for cell, widths in [*odd, *((cell, None) for cell in random_cells(8))]:
+        task = case(cell, widths, rows=11, lengths=lengths, reverse=reverse)
+        assert_rows_are_their_own(cell, task, [[0], [10], [0, 1, 2, 3], [4, 5, 6, 7, 8, 9, 10], [9, 2, 6]])
+
+
+@either_dtype
+def test_bits_of_a_row_do_not_depend_on_its_batch_when_large(dtype):
+    cell = LSTM(70, 300, dtype=dtype, rng=0)
+    assert_rows_are_their_own(cell, case(cell, steps=4, rows=20), [[0], [19], list(range(13))])
+
+
+@some_cells
+def test_bits_are_the_same_from_run_to_run(name):
+    cell = cell_of(name, "float32")
+    task = case(cell, WIDTHS[name], lengths=RAGGED)
+    first = run(tr.scan, cell, task, order=2)
+    again = run(tr.scan, cell_of(name, "float32"), task, order=2)
+    for a, b in zip(again, first, strict=True):
+        assert_same_bits(a, b)
+
+
+def test_scans_in_several_threads_at_once():
+    """Plans are made and run in eight threads, two or three to a cell."""
+    names = ["layer_norm_lstm", "blocks", "peepholes"]
+    tasks = {name: case(cell_of(name), WIDTHS[name], steps=20, lengths=RAGGED) for name in names}
+    expected = {name: run(tr.scan, cell_of(name), tasks[name], order=2) for name in names}
+    for _ in range(3):
+        cells = {name: cell_of(name) for name in names}
+        with ThreadPoolExecutor(8) as pool:
+            jobs = [(name, pool.submit(run, tr.scan, cells[name], tasks[name], order=2)) for name in names * 4]
+            for name, job in jobs:
+                for found, right in zip(job.result(), expected[name], strict=True):
+                    assert_same_bits(found, right)
