@@ -18,7 +18,7 @@ NAMES = """
     add sub mul div neg pow sigmoid tanh relu exp log sqrt softplus square abs sign maximum minimum greater where fma
     matmul sum mean max reshape transpose broadcast_to concat split stack getitem take astype stop_gradient
     softmax log_softmax cross_entropy mse_loss binary_cross_entropy_with_logits layer_norm dropout
-    Module Parameter Cell probe probes unroll scan gradcheck GradcheckReport GradcheckError
+    Module Parameter Cell probe probes unroll scan explain gradcheck GradcheckReport GradcheckError
     cells nn optim init clip_grad_norm clip_grad_value get_num_threads set_num_threads
 """.split()  # noqa: SIM905
 INSIDE = {

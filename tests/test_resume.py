@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -88,6 +89,10 @@ def test_a_folder_that_does_not_fit_is_refused_and_left_alone(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(train.TrainingError, match="empty holds no run to resume"):
         fit(adding(), tmp_path / "empty", resume=True)
+    (tmp_path / "empty" / loop.METRICS).write_text("mine")
+    with pytest.raises(train.TrainingError, match=r"empty holds a metrics.jsonl of something else"):
+        fit(adding(), tmp_path / "empty")
+    assert (tmp_path / "empty" / loop.METRICS).read_text() == "mine"
     files.save(tmp_path / "empty" / loop.CHECKPOINT, adding().model)
     with pytest.raises(files.CheckpointError, match="not of a run"):
         fit(adding(), tmp_path / "empty", resume=True)
@@ -102,71 +107,83 @@ def test_other_data_are_refused(tmp_path):
 
 # -- killing -----------------------------------------------------------------------------------------------------------
 
-# Runs sentiment() in the folder argv[1], saving after every step; with CRASH_AFTER=n the process ends, as by kill -9,
-# at the n-th of the calls that touch the disk.
+
+class Killed(BaseException):
+    """What ends a run in place of kill -9."""
+
+
+class Disk:
+    """Counts the calls that touch the disk and raises Killed at the `last` one and ever after; 0: never."""
+
+    def __init__(self, monkeypatch):
+        self.calls, self.last = 0, 0
+        for owner, name in ((os, "fsync"), (Path, "replace"), (Path, "open"), (Path, "unlink"), (Path, "mkdir")):
+            monkeypatch.setattr(owner, name, self.counted(getattr(owner, name)))
+
+    def counted(self, call):
+        def wrapper(*args, **options):
+            self.calls += 1
+            if 0 < self.last <= self.calls:
+                raise Killed
+            return call(*args, **options)
+
+        return wrapper
+
+    def run(self, folder, last):
+        """A run of two epochs, from the start or from what is there; True if it was killed at the call `last`."""
+        self.calls, self.last = 0, last
+        try:
+            fit(sentiment(n=40, batch=32), folder, resume=(folder / loop.CHECKPOINT).exists())
+        except Killed:
+            return True
+        finally:
+            self.last = 0
+        return False
+
+
+def test_killed_at_any_write_it_goes_on_to_the_same_bits(tmp_path, monkeypatch):
+    """At each call that touches the disk, and with the last line of metrics.jsonl torn."""
+    disk = Disk(monkeypatch)
+    assert not disk.run(tmp_path / "whole", 0)
+    wanted = bits(tmp_path / "whole")
+    last = 1
+    while disk.run(folder := tmp_path / str(last), last):
+        metrics = folder / loop.METRICS
+        if metrics.exists():
+            metrics.write_bytes(metrics.read_bytes()[:-5])
+        assert not disk.run(folder, 0)
+        assert bits(folder) == wanted, f"killed at call {last}"
+        last += 1
+    assert last > 25
+
+
+# Runs sentiment() in the folder argv[1], saving after every step.
 SCRIPT = """
 import os, sys
 from pathlib import Path
 sys.path.insert(0, os.path.dirname(sys.argv[2]))
 import small_runs as t
-left = int(os.environ.get("CRASH_AFTER", 10**9))
-def counted(call):
-    def wrapper(*args, **options):
-        global left
-        left -= 1
-        if left == 0:
-            os._exit(9)
-        return call(*args, **options)
-    return wrapper
-os.fsync, Path.replace, Path.open = counted(os.fsync), counted(Path.replace), counted(Path.open)
 folder = Path(sys.argv[1])
-resume = (folder / t.loop.CHECKPOINT).exists()
 print("ready", flush=True)
-t.fit(t.sentiment(n=300), folder, resume=resume, save_every=0.0)
+t.fit(t.sentiment(n=300), folder, resume=(folder / t.loop.CHECKPOINT).exists(), save_every=0.0)
 """
 
 
-def start(folder, **environment):
-    command = [sys.executable, "-c", SCRIPT, str(folder), __file__]
-    return subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.PIPE)
-
-
-@pytest.fixture(scope="module")
-def never_killed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole")
-    fit(sentiment(n=300), folder)
-    return bits(folder)
-
-
-def test_killed_with_kill_9_it_goes_on_to_the_same_bits(tmp_path, never_killed):
+def test_killed_with_kill_9_it_goes_on_to_the_same_bits(tmp_path):
+    fit(sentiment(n=300), tmp_path / "whole")
     rng = np.random.default_rng(0)
-    killed = 0
-    for _ in range(30):
-        process = start(tmp_path)
-        with process:
+    kills = 0
+    while True:
+        with subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, str(tmp_path / "run"), __file__], stdout=subprocess.PIPE
+        ) as process:
             process.stdout.readline()
-            if killed < 4:
+            if kills < 4:
                 time.sleep(rng.uniform(0, 0.12))
-                process.send_signal(signal.SIGKILL)
-        killed += process.returncode == -signal.SIGKILL
-        assert process.returncode in (0, -signal.SIGKILL)
+                process.kill()
         if process.returncode == 0:
             break
-    assert process.returncode == 0
-    assert killed == 4
-    assert bits(tmp_path) == never_killed
-
-
-def test_killed_at_every_kind_of_write_it_goes_on_to_the_same_bits(tmp_path, never_killed):
-    """The steps between kills grow so that each attempt gets further than the one before."""
-    codes = []
-    for crash_after in (1, 2, 3, 5, 9, 14, 23, 38, 59, 10**6):
-        with start(tmp_path, CRASH_AFTER=str(crash_after)) as process:
-            process.communicate()
-        codes.append(process.returncode)
-        if process.returncode == 0:
-            break
-    assert codes[-1] == 0
-    assert set(codes[:-1]) == {9}
-    assert len(codes) >= 5
-    assert bits(tmp_path) == never_killed
+        assert process.returncode == -signal.SIGKILL
+        kills += 1
+    assert kills == 4
+    assert bits(tmp_path / "run") == bits(tmp_path / "whole")

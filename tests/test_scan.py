@@ -65,6 +65,15 @@ def test_few_steps_and_few_rows(name, reverse, steps, rows, lengths):
     check(cell, case(cell, WIDTHS[name], steps, rows, lengths, reverse), order=2 if steps and rows else 1)
 
 
+@pytest.mark.parametrize("name", WIDTHS)
+@any_length
+def test_many_rows(name, lengths):
+    """More than the loop takes at a time."""
+    cell = cell_of(name)
+    lengths = lengths and np.random.default_rng(0).integers(0, 4, 150).tolist()
+    check(cell, case(cell, WIDTHS[name], 3, 150, lengths, seed=2), order=2)
+
+
 def random_case(description, unit, input_size, dtype, lengths, reverse, seed):
     cell = RandomCell(description, input_size, unit, dtype=dtype, rng=seed)
     steps = 6 if lengths is None else max([1, *lengths])

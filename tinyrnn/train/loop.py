@@ -309,8 +309,10 @@ class Trainer:
             raise TrainingError(
                 f"{self.folder} holds a run already: go on with --resume, or take another folder (--run)"
             )
+        for name in (MODEL, METRICS):  # not of a run killed early: its checkpoint comes first
+            if (self.folder / name).exists():
+                raise TrainingError(f"{self.folder} holds a {name} of something else; take another folder (--run)")
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / METRICS).unlink(missing_ok=True)  # of a run killed before its first checkpoint
         self._save()
 
     def _restore(self, epochs: int | None) -> None:
