@@ -145,10 +145,10 @@ cdef extern from "shards.h":
     ctypedef Py_ssize_t (*WorkspaceSize)(Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
     void shared_gemm_f32 "tr::shared_gemm<float>"(
         GemmF32, WorkspaceSize, float *, const float *, Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t, Py_ssize_t,
-        Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t) except + nogil
+        Py_ssize_t, Py_ssize_t, Py_ssize_t, cbool, Py_ssize_t) except + nogil
     void shared_gemm_f64 "tr::shared_gemm<double>"(
         GemmF64, WorkspaceSize, double *, const double *, Py_ssize_t, Py_ssize_t, const double *, Py_ssize_t,
-        Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t) except + nogil
+        Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, cbool, Py_ssize_t) except + nogil
     ctypedef void (*RunF32)(const void *, Py_ssize_t, Py_ssize_t, float **, float *) noexcept nogil
     ctypedef void (*RunF64)(const void *, Py_ssize_t, Py_ssize_t, double **, double *) noexcept nogil
     void run_shards_f32 "tr::run_shards<float>"(RunF32, const LoopF32 *, const Py_ssize_t *, Py_ssize_t, float **,
@@ -358,51 +358,61 @@ def get_num_threads():
 cdef int _threads = 0
 
 
-def matmul(a, b):
+def matmul(a, b, into=None):
     """The product of two 2-D arrays of one dtype, (M, K) and (K, N), of any strides.
 
-    Every element's sum over k has one order, whatever M and N and the number of threads are.
+    into: a contiguous array (M, N) to add the product to, instead of making a new one. Every element's sum over k has
+    one order, whatever M and N and the number of threads are.
     """
     cdef cnp.ndarray x = a, y = b, out
+    cdef Py_ssize_t item = cnp.PyArray_ITEMSIZE(x), k = cnp.PyArray_DIM(x, 1), threads, i
+    cdef Py_ssize_t m = cnp.PyArray_DIM(x, 0), n = cnp.PyArray_DIM(y, 1)
     cdef cnp.npy_intp shape[2]
-    cdef Py_ssize_t item = cnp.PyArray_ITEMSIZE(x), k = cnp.PyArray_DIM(x, 1), threads
     cdef Py_ssize_t s[4]
-    shape[0], shape[1] = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(y, 1)
-    out = empty((shape[0], shape[1]), x.dtype)
+    cdef bint add = into is not None
+    if add:
+        out = into
+        if not cnp.PyArray_IS_C_CONTIGUOUS(out) or cnp.PyArray_DIM(out, 0) != m or cnp.PyArray_DIM(out, 1) != n:
+            raise ValueError(f"into must be a contiguous ({m}, {n}) array")
+    elif m * n * item < LARGE:
+        shape[0], shape[1] = m, n
+        out = cnp.PyArray_EMPTY(2, shape, cnp.PyArray_TYPE(x), 0)
+    else:
+        out = empty((m, n), x.dtype)
     s[0], s[1] = cnp.PyArray_STRIDE(x, 0), cnp.PyArray_STRIDE(x, 1)
     s[2], s[3] = cnp.PyArray_STRIDE(y, 0), cnp.PyArray_STRIDE(y, 1)
     for i in range(4):
         if s[i] % item:
-            return matmul(a.copy(), b.copy())
+            return matmul(a.copy(), b.copy(), into)
         s[i] //= item
-    threads = 1 if shape[0] * shape[1] * <double> k < 8e6 else get_num_threads()
+    threads = 1 if m * n * <double> k < 8e6 else get_num_threads()
     if item == 4:
-        _gemm[float](out, x, y, shape[0], shape[1], k, s, threads, 0)
+        _gemm[float](out, x, y, m, n, k, s, add, threads, 0)
     else:
-        _gemm[double](out, x, y, shape[0], shape[1], k, s, threads, 0)
+        _gemm[double](out, x, y, m, n, k, s, add, threads, 0)
     return out
 
 
 cdef _gemm(cnp.ndarray out, cnp.ndarray x, cnp.ndarray y, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, Py_ssize_t *s,
-           Py_ssize_t threads, real which):
+           bint add, Py_ssize_t threads, real which):
     cdef real *po = <real *> cnp.PyArray_DATA(out)
     cdef const real *px = <const real *> cnp.PyArray_DATA(x)
     cdef const real *py = <const real *> cnp.PyArray_DATA(y)
-    if m * n * k < 100000:
+    if m * n * k < 100000:  # sooner done than the lock is let go
         if real is float:
             shared_gemm_f32(kernels.f32.gemm, kernels.f32.workspace_size, po, px, s[0], s[1], py, s[2], s[3], m, n, k,
-                            1)
+                            add, 1)
         else:
             shared_gemm_f64(kernels.f64.gemm, kernels.f64.workspace_size, po, px, s[0], s[1], py, s[2], s[3], m, n, k,
-                            1)
+                            add, 1)
         return
     with nogil:
         if real is float:
             shared_gemm_f32(kernels.f32.gemm, kernels.f32.workspace_size, po, px, s[0], s[1], py, s[2], s[3], m, n, k,
-                            threads)
+                            add, threads)
         else:
             shared_gemm_f64(kernels.f64.gemm, kernels.f64.workspace_size, po, px, s[0], s[1], py, s[2], s[3], m, n, k,
-                            threads)
+                            add, threads)
 
 
 # -- optimisers: one call a step over all parameters of a dtype --------------------------------------------------------

@@ -64,17 +64,17 @@ template <class T>
 using Gemm = void (*)(T *c, ptrdiff_t ldc, const T *a, ptrdiff_t a_rs, ptrdiff_t a_cs, const T *b, ptrdiff_t b_rs,
                       ptrdiff_t b_cs, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, bool add, T *workspace);
 
-// C = A B as `gemm` (gemm.h) computes it, by up to `threads` threads where it is large enough to pay.
+// C = A B, or C += A B if `add`, as `gemm` (gemm.h) computes it, by up to `threads` threads where it is large enough to pay.
 template <class T>
 void shared_gemm(Gemm<T> gemm, ptrdiff_t (*workspace_size)(ptrdiff_t, ptrdiff_t, ptrdiff_t), T *c, const T *a,
                  ptrdiff_t a_rs, ptrdiff_t a_cs, const T *b, ptrdiff_t b_rs, ptrdiff_t b_cs, ptrdiff_t M, ptrdiff_t N,
-                 ptrdiff_t K, ptrdiff_t threads) {
+                 ptrdiff_t K, bool add, ptrdiff_t threads) {
     constexpr double worth = 4e6;  // multiply-adds a thread: some 50 us, against 10 to start it
     const bool by_rows = M > N;
     const ptrdiff_t length = by_rows ? M : N, grain = 48;
     threads = std::min<ptrdiff_t>({threads, ptrdiff_t(double(M) * N * K / worth), (length + grain - 1) / grain});
     if (threads <= 1) {
-        gemm(c, N, a, a_rs, a_cs, b, b_rs, b_cs, M, N, K, false,
+        gemm(c, N, a, a_rs, a_cs, b, b_rs, b_cs, M, N, K, add,
              static_cast<T *>(arena(workspace_size(M, N, K) * sizeof(T))));
         return;
     }
@@ -85,9 +85,9 @@ void shared_gemm(Gemm<T> gemm, ptrdiff_t (*workspace_size)(ptrdiff_t, ptrdiff_t,
         const ptrdiff_t first = k * each, n = std::min(each, length - first);
         if (n <= 0) return;
         if (by_rows)
-            gemm(c + first * N, N, a + first * a_rs, a_rs, a_cs, b, b_rs, b_cs, n, N, K, false, workspace + k * space);
+            gemm(c + first * N, N, a + first * a_rs, a_rs, a_cs, b, b_rs, b_cs, n, N, K, add, workspace + k * space);
         else
-            gemm(c + first, N, a, a_rs, a_cs, b + first * b_cs, b_rs, b_cs, M, n, K, false, workspace + k * space);
+            gemm(c + first, N, a, a_rs, a_cs, b + first * b_cs, b_rs, b_cs, M, n, K, add, workspace + k * space);
     });
 }
 

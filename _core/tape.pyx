@@ -128,8 +128,9 @@ cdef class Op:
     vjps      one function an input, (g, y, *inputs, *attributes) -> gradient of that input, written with ops;
               None where no gradient flows. With arity -1 one function, (k, g, y, inputs, *attributes).
               A gradient of a broadcast shape is summed to its input's shape by the tape.
-    accumulate  optional (buffer, g, *attributes): adds the first input's gradient into an array in place, so that
-              many reads of one array (time steps, embedding rows) do not each make an array of its full size
+    accumulate  optional, one function an input or None, (buffer, g, *arrays of the other inputs, *attributes): adds
+              that input's gradient into an array in place, so that many uses of one array (time steps, embedding rows,
+              a weight at every step) do not each make an array of its full size
     multi     the op makes several results at once (see `bundle`): vjps is one function (gradients, bundle, inputs,
               wanted, *attributes) -> a gradient an input; `gradients` has None where none arrived
     reference, domain, kink   for tests: a float64 NumPy function, intervals to draw each input from, and how
@@ -448,6 +449,8 @@ cdef class Tensor:
         return _operators["abs"](self)
 
     def __matmul__(self, other):
+        if isinstance(other, Tensor) and _are_matrices(self, <Tensor> other, False, False):
+            return _product(self, <Tensor> other, False, False)
         return _matmul(self, other)
 
     def __rmatmul__(self, other):
@@ -980,6 +983,34 @@ cdef void _row(int code, bint single, int arity, char *out, char **base, Py_ssiz
         begin += m
 
 
+cdef inline bint _are_matrices(Tensor a, Tensor b, bint a_turned, bint b_turned):
+    """Whether the product of a and b, or of their transposes, is the plain one of two matrices on this device."""
+    cdef cnp.ndarray x, y
+    if type(a._array) is not cnp.ndarray or type(b._array) is not cnp.ndarray:
+        return False
+    x, y = a._array, b._array
+    return (cnp.PyArray_NDIM(x) == 2 and cnp.PyArray_NDIM(y) == 2 and cnp.PyArray_TYPE(x) == cnp.PyArray_TYPE(y)
+            and cnp.PyArray_DIM(x, not a_turned) == cnp.PyArray_DIM(y, b_turned))
+
+
+cdef Tensor _product(Tensor a, Tensor b, bint a_turned, bint b_turned):
+    x, y = a._array, b._array
+    if a_turned:
+        x = cnp.PyArray_Transpose(<cnp.ndarray> x, NULL)
+    if b_turned:
+        y = cnp.PyArray_Transpose(<cnp.ndarray> y, NULL)
+    array = _product_of_arrays(x, y)
+    cnp.PyArray_CLEARFLAGS(<cnp.ndarray> array, cnp.NPY_ARRAY_WRITEABLE)
+    return _record(_matmul_op, array, (a, b), ()) if not (a_turned or b_turned) else _constant(array)
+
+
+def turned_product(Tensor a, Tensor b, bint a_turned, bint b_turned):
+    """a @ b with one of them transposed: the gradients of a product. None where it has to be recorded, or is batched."""
+    if tr_mode == OFF and _are_matrices(a, b, a_turned, b_turned):
+        return _product(a, b, a_turned, b_turned)
+    return None
+
+
 # -- the tape ----------------------------------------------------------------------------------------------------------
 
 cdef class Tape:
@@ -1134,9 +1165,12 @@ cdef class Tape:
             source = <Tensor> inputs[k]
             if op.multi:
                 share = shares[k]
-            elif k == 0 and op.accumulate is not None and not create_graph and type(source._array) is not Abstract:
+            elif (op.accumulate is not None and op.accumulate[k] is not None and not create_graph
+                  and (op.arity == 1 or grads[j] is not None) and type(source._array) is not Abstract
+                  and (op.arity == 1 or source.ndim == t.ndim == 2)):
                 self._own(j, source, grads, owned)
-                op.accumulate((<Tensor> grads[j])._array, (<Tensor> g)._array, *t.attrs)
+                others = [(<Tensor> inputs[i])._array for i in range(len(inputs)) if i != k]
+                op.accumulate[k]((<Tensor> grads[j])._array, (<Tensor> g)._array, *others, *t.attrs)
                 continue
             elif op.arity < 0:
                 share = op.vjps(k, g, t, inputs, *t.attrs)
@@ -1224,10 +1258,15 @@ cdef _check_saved(Tensor t):
 
 # The ops behind the operators, as C variables: one comparison fewer for each use.
 cdef Op _add, _sub, _mul, _div, _pow, _neg
+cdef Op _matmul_op
 cdef object _matmul
+cdef object _product_of_arrays = _kernels.matmul
 
 
-def bind_arithmetic(Op add, Op sub, Op mul, Op div, Op pow, Op neg, matmul):
-    """The arithmetic ops that Tensor's operators and the reverse sweep call directly."""
-    global _add, _sub, _mul, _div, _pow, _neg, _matmul
-    _add, _sub, _mul, _div, _pow, _neg, _matmul = add, sub, mul, div, pow, neg, matmul
+def bind_arithmetic(Op add, Op sub, Op mul, Op div, Op pow, Op neg, Op matmul_op, matmul):
+    """The arithmetic ops that Tensor's operators and the reverse sweep call directly.
+
+    matmul_op is the record of the product of matrices, matmul the function for operands of any rank.
+    """
+    global _add, _sub, _mul, _div, _pow, _neg, _matmul_op, _matmul
+    _add, _sub, _mul, _div, _pow, _neg, _matmul_op, _matmul = add, sub, mul, div, pow, neg, matmul_op, matmul

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,6 +39,11 @@ def concat(arrays: Sequence[Array], axis: int) -> Array:
     return np.concatenate(arrays, axis)
 
 
+def add_product(buffer: Array, g: Array, a: Array) -> None:
+    """buffer += a.T @ g: a weight's gradient, from the gradient of a @ weight."""
+    kernels.matmul(a.T, g, buffer)
+
+
 def matmul(a: Array, b: Array) -> Array:
     if a.ndim == 2 == b.ndim:
         return kernels.matmul(a, b)
@@ -68,6 +74,8 @@ def max_over(x: Array, axes: Axes, keepdims: bool) -> Array:
 
 def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
     """Sum what broadcasting from `shape` repeated."""
+    if x.size == math.prod(shape):
+        return x.reshape(shape)
     extra = x.ndim - len(shape)
     axes = tuple(i for i in range(x.ndim) if i < extra or (shape[i - extra] == 1 and x.shape[i] != 1))
     return _reduce("sum", x, axes, False).reshape(shape)

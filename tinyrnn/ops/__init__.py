@@ -59,7 +59,7 @@ from tinyrnn.ops.elementwise import (
 
 RECORDS = [*_elementwise.RECORDS, *_arrays.RECORDS]
 
-_tape.bind_arithmetic(add, sub, mul, div, pow, neg, matmul)
+_tape.bind_arithmetic(add, sub, mul, div, pow, neg, _arrays.MATMUL, matmul)
 _tape.bind(
     {
         "abs": abs, "square": square, "astype": astype, "getitem": getitem, "sum": sum, "mean": mean, "max": max,

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tinyrnn import backend
-from tinyrnn._core.tape import Op, Tensor, float_dtype
+from tinyrnn._core.tape import Op, Tensor, float_dtype, turned_product
 from tinyrnn.ops import elementwise as ew
 
 Shape = tuple[int, ...]
@@ -188,7 +188,7 @@ def _indexed_shape(shape: Shape, index: Any) -> Shape:
 
 _getitem = Op(
     "getitem", 1, (lambda g, y, x, index: _scatter(g, x.shape, index),),
-    forward=backend.getitem, shape=_indexed_shape, accumulate=backend.add_at,
+    forward=backend.getitem, shape=_indexed_shape, accumulate=(backend.add_at,),
 )  # fmt: skip
 _scatter = Op(
     "scatter", 1, (lambda u, y, g, shape, index: _getitem(u, index),),
@@ -216,7 +216,7 @@ def _take_shape(table: Shape, indices: NDArray[np.int64]) -> Shape:
 
 _take = Op(
     "take", 1, (lambda g, y, table, indices: _scatter_rows(g, indices, table.shape),),
-    forward=backend.take, shape=_take_shape, accumulate=backend.add_rows,
+    forward=backend.take, shape=_take_shape, accumulate=(backend.add_rows,),
 )  # fmt: skip
 _scatter_rows = Op(
     "scatter_rows", 1, (lambda u, y, g, indices, shape: _take(u, indices),),
@@ -257,10 +257,19 @@ def _swap(x: Tensor) -> Tensor:
     return _transpose(x, (1, 0) if n == 2 else (*range(n - 2), n - 1, n - 2))
 
 
-_matmul = Op(
-    "matmul", 2,
-    (lambda g, y, a, b: _matmul(g, _swap(b)), lambda g, y, a, b: _matmul(_swap(a), g)),
-    forward=backend.matmul, shape=_matmul_shape,
+def _left_vjp(g: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    fast = turned_product(g, b, False, True)
+    return _matmul(g, _swap(b)) if fast is None else fast
+
+
+def _right_vjp(g: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    fast = turned_product(a, g, True, False)
+    return _matmul(_swap(a), g) if fast is None else fast
+
+
+MATMUL = _matmul = Op(
+    "matmul", 2, (_left_vjp, _right_vjp),
+    forward=backend.matmul, shape=_matmul_shape, accumulate=(None, backend.add_product),
 )  # fmt: skip
 
 
