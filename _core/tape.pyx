@@ -1005,7 +1005,7 @@ cdef Tensor _product(Tensor a, Tensor b, bint a_turned, bint b_turned):
 
 
 def turned_product(Tensor a, Tensor b, bint a_turned, bint b_turned):
-    """a @ b with one of them transposed: the gradients of a product. None where it has to be recorded, or is batched."""
+    """a @ b with one of them transposed: a product's gradients. None where it has to be recorded, or is batched."""
     if tr_mode == OFF and _are_matrices(a, b, a_turned, b_turned):
         return _product(a, b, a_turned, b_turned)
     return None

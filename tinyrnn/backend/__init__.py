@@ -25,7 +25,8 @@ from tinyrnn.backend.cpu import (
 )
 
 __all__ = [
-    "add_at", "add_product", "add_rows", "astype", "broadcast_to", "check_device", "concat", "getitem", "identity", "matmul",
+    "add_at", "add_product", "add_rows", "astype", "broadcast_to", "check_device", "concat", "getitem", "identity",
+    "matmul",
     "max_over", "reshape", "scatter", "scatter_rows", "sum_over", "sum_to", "take", "transpose",
 ]  # fmt: skip
 
