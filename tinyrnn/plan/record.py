@@ -5,6 +5,7 @@ The checks run as each op is recorded, so an error comes from the line of the st
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -144,7 +145,13 @@ def _about(value: Any) -> str:
 
 
 def _with_b(text: str) -> str:
-    return text.replace(str(ROWS), "B")
+    """A message with the stand-in for the number of rows, and its multiples, written as B, 2B, .."""
+
+    def name(number: re.Match[str]) -> str:
+        times, rest = divmod(int(number[0]), ROWS)
+        return number[0] if rest or not times else "B" if times == 1 else f"{times}B"
+
+    return re.sub(r"\d{7,}", name, text)
 
 
 def _holds_abstract(value: Any) -> bool:
