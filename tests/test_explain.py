@@ -8,8 +8,9 @@ from scan_cells import ODD
 import tinyrnn as tr
 from tinyrnn._core.tape import Tape
 from tinyrnn.cells import GRU, LSTM, Elman
-from tinyrnn.plan import PlanError
+from tinyrnn.plan import PlanError, plan_of
 from tinyrnn.plan.explain import explanation_of
+from tinyrnn.search import RandomCell, random_description
 
 I, H = 3, 5  # noqa: E741
 
@@ -170,6 +171,16 @@ def held_by(ys, but):
     return sum(a.size for key, a in owners.items() if key not in skip)
 
 
+def test_gates_live_where_the_hoisted_product_was():
+    """So the loop needs no memory for them, and the product adds itself to what is there."""
+    lstm, gru = explanation_of(LSTM(I, H)).forward.instructions, explanation_of(GRU(I, H)).forward.instructions
+    assert lstm[0].startswith("sequence0+0 += product")
+    assert f"sequence0+0 = sigmoid {3 * H}:" in lstm[2]
+    assert f"sequence0+{3 * H} = tanh {H}:" in lstm[3]
+    assert len(lstm) == 8
+    assert sum("copy" in line for line in (*lstm, *gru)) == 0
+
+
 @pytest.mark.parametrize(
     ("name", "most"), [("Elman", 1), ("LSTM", 7), ("LSTM-in-one", 7), ("GRU", 5), ("GRU-after", 5)]
 )
@@ -183,6 +194,42 @@ def test_training_keeps_no_more_than_it_says(name, most):
     assert explanation_of(cell).kept_floats == most
     around = sum(p.size for p in cell.parameters()) + 4 * rows * units  # merged weights, states before the first step
     assert floats <= most * steps * rows * units + around
+
+
+def random_cells():
+    rng = np.random.default_rng(0)
+    for seed in range(200):
+        description = random_description(rng)
+        yield RandomCell(description, input_size=I, unit=2, rng=seed), (I,) * description.inputs
+
+
+def test_nobody_reads_what_the_loop_writes_over():
+    """Neither the reverse nor what is hoisted or sunk; the tape lets go of it."""
+    spent = 0
+    for cell, widths in [*((made(), made.widths) for made in ODD.values()), *random_cells()]:
+        plan, _ = plan_of(cell, widths)
+        step = plan.body.step
+        for keep in (step.emits, (*step.emits, *(t for t in plan.body.kept if t not in step.emits))):
+            program = plan.body.program([True] * len(step.states), keep)[0]
+            assert {plan.hoisted[k] for k in program.spent} <= {*plan.dropped}
+            spent += len(program.spent)
+    assert spent > 20
+
+
+def test_a_hoisted_value_that_is_read_outside_the_loop_stays():
+    class Twice(tr.Cell):
+        states = ("h", "m")
+
+        def __init__(self):
+            super().__init__(I, H, dtype="float64", rng=0)
+            self.W, self.U, self.V = self.param((I, H)), self.param((H, H)), self.param((H, H))
+
+        def step(self, x, h, m):
+            u = x @ self.W
+            return tr.tanh(u + h @ self.U + m), tr.tanh(u @ self.V)
+
+    x = tr.tensor(np.random.default_rng(0).normal(size=(4, 2, I)), requires_grad=True)
+    tr.gradcheck(lambda x: tr.scan(Twice(), x)[0], [x])
 
 
 def test_a_hoisted_value_that_the_reverse_reads_is_counted():
@@ -242,14 +289,14 @@ def test_the_loop_is_told_in_the_names_of_the_step():
     e = explanation_of(LSTM(I, H))
     (group,) = e.forward.groups
     assert group.equations == (
-        "v2 = u + v1 + b_[ifog]",
+        "v2 = v1 + b_[ifog]",
         f"[i, f, o] = sigmoid(v2[:, 0:{3 * H}])",
         f"g = tanh(v2[:, {3 * H}:{4 * H}])",
         "c' = i * g + f * c",
         "v3 = tanh(c')",
         "h' = o * v3",
     )
-    assert e.forward.products[0].equation == "v1 = h @ W_h[ifog]"
+    assert e.forward.products[0].equation == "v1 = u + h @ W_h[ifog]"
     assert e.reverse.products[0].equation == "dh = du @ W_h[ifog].T"
     assert "do = v1 * v3" in e.reverse.groups[0].equations
     assert e.reverse.reads == ("h", "c", "[i, f, o]", "g", "v3")
@@ -259,12 +306,12 @@ def test_operations_and_bytes():
     cell = LSTM(I, H)
     e, batch = explanation_of(cell), explanation_of(cell, batch=32)
     product = 2 * H * 4 * H
-    # 8 sums, 3 + 2 activations, one product, one multiply-add and one product more, a unit each
-    assert e.forward.loop_flops == product + (8 + 5 + 1 + 2 + 1) * H
+    # the bias to four gates, five activations, f * c, the multiply-add, and o * tanh(c'), for every unit
+    assert e.forward.loop_flops == product + (4 + 5 + 1 + 2 + 1) * H
     assert e.forward.flops == e.forward.loop_flops + 2 * I * 4 * H
     assert e.forward.weight_bytes == 4 * H * 4 * H
-    # in the loop it reads the hoisted sums and writes what it keeps; the hoisted product reads x and writes the sums
-    assert e.forward.bytes == 4 * (4 * H + 7 * H + I + 4 * H)
+    # the hoisted product reads x and writes four units' worth; the loop turns them into gates, and adds three more
+    assert e.forward.bytes == 4 * (I + 4 * H + 4 * H + 3 * H)
     assert sum(e.forward.shares) == pytest.approx(1)
     assert e.forward.shares[0] == product / e.forward.loop_flops
     assert batch.flops == 32 * e.flops

@@ -3,7 +3,7 @@
     record    the step of a cell, on shapes alone                       cell -> Step
     rewrite   what is cheaper and equal                                 Step -> Step
     run.Plan  what is hoisted, what stays in the loop, what sinks       Step -> Plan
-    lower     the loop's body as instructions of _core/program.h        Step -> Program
+    lower     homes for the values of the body, and its instructions    Step -> Program
     run       a plan over a sequence; the loop's reverse, again a Plan
 
 `plan_of` is the way in: it remembers one plan a cell.

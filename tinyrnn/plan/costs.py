@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tinyrnn._core import kernels
 from tinyrnn._core.tape import Tensor
-from tinyrnn.plan.lower import Program
+from tinyrnn.plan.program import Program
 from tinyrnn.plan.rewrite import OPS
 from tinyrnn.plan.step import ROWS, is_repeated, is_rowed, width
 

@@ -16,8 +16,8 @@ from tinyrnn.module import Cell, as_size
 from tinyrnn.plan import plan_of
 from tinyrnn.plan.costs import floats_moved, flops_of, instruction_flops, is_free, listing, runs_of
 from tinyrnn.plan.explanation import Explanation, Group, Kept, Merged, Pass, Product, Work
-from tinyrnn.plan.lower import Program
 from tinyrnn.plan.notation import Notation, equations
+from tinyrnn.plan.program import BufferSpec, Program
 from tinyrnn.plan.rewrite import OPS
 from tinyrnn.plan.run import Body, Plan, Reverse, source_of
 from tinyrnn.plan.step import ROWS, is_rowed, topological, width
@@ -226,9 +226,13 @@ class _Found:
             reads = {"product": i["inner"], "sum": n * i["n"], "max": n * i["n"], "gather": 1}.get(kind, n)
             writes = i["inner"] if kind == "scatter_add" else n
             for name, columns in (("dst", writes), ("a", reads), ("b", reads), ("c", reads)):
-                if self.program.buffers[i[name]].place == "sequence":
+                if self._is_moved(self.program.buffers[i[name]]):
                     touched.update((i[name], c) for c in range(i[f"{name}_at"], i[f"{name}_at"] + columns))
         return len(touched) * self.item
+
+    def _is_moved(self, buffer: BufferSpec) -> bool:
+        """Whether a buffer is a sequence, but for the states before a step: those were written just now."""
+        return buffer.place == "sequence" and isinstance(buffer.source, tuple) and buffer.source[0] != "before"
 
     def weight_bytes(self) -> int:
         return sum(w.size for w in self.program.weights) * self.item
@@ -237,12 +241,17 @@ class _Found:
         """The sequences that the loop fills, each called by what it holds."""
         whole: dict[int, str] = {}
         parts: dict[int, list[str]] = {}
-        for t, (number, _, columns) in zip(keep, self.program.keeps, strict=True):
-            if columns == self.program.kept_columns[number]:
-                whole[number] = self.notation.of(t)
-            parts.setdefault(number, []).append(self.notation.of(t))
-        columns_of = enumerate(self.program.kept_columns)
-        return [Kept(whole.get(k) or ", ".join(parts[k]), n, "loop") for k, n in columns_of]
+        reused = []
+        for t, ((kind, number), _, columns) in zip(keep, self.program.keeps, strict=True):
+            name = self.notation.of(t)
+            if kind == "seq":
+                reused.append(Kept(name, columns, "loop"))
+            elif columns == self.program.kept_columns[number]:
+                whole[number] = name
+            if kind == "keep":
+                parts.setdefault(number, []).append(name)
+        own = [Kept(whole.get(k) or ", ".join(parts[k]), n, "loop") for k, n in enumerate(self.program.kept_columns)]
+        return [*reused, *own]
 
 
 class _Forward(_Found):

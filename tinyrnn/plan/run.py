@@ -69,7 +69,8 @@ class Plan:
                 tuple(known[w] for w in self.weights),
                 tuple(nexts),
                 tuple(values),
-            )
+            ),
+            self._find_spare(),
         )
         self.records = [k in (*self.read_before, *self.read_after) for k in range(len(step.states))]
         script = Script((*step.seqs, *step.params))
@@ -111,6 +112,18 @@ class Plan:
         n = len(self.step.emits)
         return results[:n], results[n:], finals
 
+    def _find_spare(self) -> list[bool]:
+        """Which hoisted values are arrays of their own that only the loop reads."""
+        outside = topological((*self.hoisted, *self.weights, *self.step.emits, *self.step.totals), self._made)
+        read = {s for t in outside if t not in self._made for s in t.inputs or ()}
+        read |= {*self.step.emits, *self.step.totals}
+        return [t.op in FRESH and t not in read for t in self.hoisted]
+
+    @property
+    def _made(self) -> set[Tensor]:
+        """What the loop makes for what is behind it."""
+        return {*self.step.states, *self.step.nexts, *self.read_values}.difference(self.hoisted)
+
     @cached_property
     def dropped(self) -> list[Tensor]:
         """What comes before the loop and is not held for the reverse: nothing but the loop reads its values.
@@ -118,8 +131,7 @@ class Plan:
         A sum's gradient needs its terms' shapes alone, and a sigmoid's its result, so the tape can do without.
         """
         ahead = topological((*self.hoisted, *self.weights))
-        made = {*self.step.states, *self.step.nexts, *self.read_values}
-        behind = {*topological((*self.step.emits, *self.step.totals), made)} - {*ahead} - made
+        behind = {*topological((*self.step.emits, *self.step.totals), self._made)} - {*ahead} - self._made
         read = {*self.weights, *self.step.emits, *self.step.totals}
         read.update(t for t, leaf in zip(self.hoisted, self.body.step.seqs, strict=True) if leaf in self.body.read)
         read.update(s for t in ahead if t.op not in (*LINEAR, *FROM_RESULT) for s in t.inputs or ())
@@ -196,10 +208,13 @@ def source_of(t: Tensor) -> Tensor:
 
 
 class Body:
-    """What is left in the loop, on leaves of its own, and its reverse. step.emits: values wanted as sequences."""
+    """What is left in the loop, on leaves of its own, and its reverse. step.emits: values wanted as sequences.
 
-    def __init__(self, step: Step) -> None:
-        self.step = step
+    spare: which seqs nobody else reads, so that the loop may use their memory.
+    """
+
+    def __init__(self, step: Step, spare: Sequence[bool] = ()) -> None:
+        self.step, self.spare = step, spare
         self.widths = [width(s) for s in step.states]
         self.programs: dict[Any, tuple[Program, Array, Array]] = {}
         self.reverses: dict[Any, Reverse] = {}
@@ -255,10 +270,12 @@ class Body:
                 g.name = f"d{t.name}"
         return (carried, arriving), found[: len(targets)]
 
-    def program(self, record: Sequence[bool], keep: Sequence[Tensor]) -> tuple[Program, Array, Array]:
-        key = (tuple(record), tuple(id(t) for t in keep))
+    def program(
+        self, record: Sequence[bool], keep: Sequence[Tensor], chained: bool = True
+    ) -> tuple[Program, Array, Array]:
+        key = (tuple(record), tuple(id(t) for t in keep), chained)
         if key not in self.programs:
-            program = lower(self.step, keep, record)
+            program = lower(self.step, keep, record, self.spare, chained)
             self.programs[key] = (program, program.code(), np.array(program.index, np.int32))
         return self.programs[key]
 
@@ -294,11 +311,11 @@ class Body:
     ) -> tuple[list[Array], list[Array | None], list[Array]]:
         """Run the instructions: (kept sequences, recorded states, final states) as arrays."""
         step, dtype = self.step, self.step.states[0].dtype
-        program, code, index = self.program(record, keep)
+        program, code, index = self.program(record, keep, layout.uniform)
         rows, batch = layout.rows, layout.batch
         kept = [kernels.empty((rows, n), dtype) for n in program.kept_columns]
         states: list[Array | None] = []
-        pairs: list[tuple[Array, Array]] = []
+        pairs: list[tuple[Array, Array] | None] = []
         for w, first, wanted in zip(self.widths, initial, record, strict=True):
             start = first._array.reshape(batch, w)
             if wanted:
@@ -307,8 +324,12 @@ class Body:
                 states.append(whole)
             else:
                 states.append(None)
-            pairs.append((start.copy(), np.empty(start.shape, dtype) if layout.uniform else start.copy()))
+            if wanted and layout.uniform:
+                pairs.append(None)  # a step finds the state where the step before recorded it
+            else:
+                pairs.append((start.copy(), np.empty(start.shape, dtype) if layout.uniform else start.copy()))
         values = dict(zip(step.params, params, strict=True))
+        flat = [_matrix(t._array, rows, width(leaf)) for t, leaf in zip(seqs, step.seqs, strict=True)]
         buffers: list[tuple[int, Array | None, Array | None, int]] = []
         for spec in program.buffers:
             one = two = None
@@ -316,13 +337,13 @@ class Body:
             if spec.place == "sequence":
                 kind, k = source
                 if kind == "seq":
-                    one = _matrix(seqs[k]._array, rows, spec.columns)
+                    one = flat[k]
                 elif kind == "keep":
                     one = kept[k]
                 else:
                     one = states[k]
                     assert one is not None
-                    if not layout.backwards:
+                    if layout.backwards == (kind == "before"):
                         one = one[batch:]
             elif spec.place in ("before", "after"):
                 one, two = pairs[source]
@@ -338,16 +359,24 @@ class Body:
                 code, index, buffers, weights, layout.count, layout.offset, layout.backwards,
                 cut_rows(layout.ends, program.flops),
             )  # fmt: skip
-        if layout.uniform:
-            finals = [pair[layout.steps % 2] for pair in pairs]
-        else:
-            odd = np.reshape((layout.steps if layout.backwards else layout.ends) % 2, (-1, 1)) == 1
-            finals = [np.where(odd, other, base) for base, other in pairs]
-        found = [kept[n][:, at : at + w] for n, at, w in program.keeps]
+        finals = [_final(pair, whole, layout) for pair, whole in zip(pairs, states, strict=True)]
+        sources = {"keep": kept, "seq": flat}
+        found = [sources[kind][k][:, at : at + w] for (kind, k), at, w in program.keeps]
         for k, t in enumerate(keep):
             if t.ndim != 2:
                 found[k] = found[k].reshape(rows, *t.shape[1:])
         return found, states, finals
+
+
+def _final(pair: tuple[Array, Array] | None, states: Array | None, layout: Layout) -> Array:
+    """The states after each row's last step, from the two buffers that took turns, or from all states."""
+    if pair is None:
+        assert states is not None
+        return states[: layout.batch] if layout.backwards else states[layout.rows :]
+    if layout.uniform:
+        return pair[layout.steps % 2]
+    odd = np.reshape((layout.steps if layout.backwards else layout.ends) % 2, (-1, 1)) == 1
+    return np.where(odd, pair[1], pair[0])
 
 
 def _matrix(array: Array, rows: int, columns: int) -> Array:
@@ -361,6 +390,7 @@ VIEWS = (OPS["getitem"], OPS["reshape"])
 CHEAP = (*SUMS, *VIEWS)
 LIGHT = (*SUMS, mul, fma)
 FROM_RESULT = (sigmoid, tanh, relu, exp, sqrt)  # ops whose gradients are written with their results
+FRESH = (*SUMS, OPS["matmul"], OPS["concat"])  # ops whose results are never views
 LINEAR = (*CHEAP, *(OPS[name] for name in ("concat", "broadcast_to", "transpose", "sum_to", "scatter")))
 
 
