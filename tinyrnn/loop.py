@@ -153,6 +153,8 @@ def check_arguments(cell: Cell, xs: Sequences, state: States) -> tuple[tuple[Ten
 
 def _check_state(cell: Cell, state: States, rows: int) -> tuple[Tensor, ...]:
     source = "state"
+    if state is None and type(cell).initial_state is Cell.initial_state:
+        return cell.initial_state(rows)
     if state is None:
         state, source = cell.initial_state(rows), f"{type(cell).__name__}.initial_state({rows})"
     elif not isinstance(state, (Tensor, np.ndarray, tuple, list)):

@@ -62,13 +62,14 @@ def reshape(x: Value, shape: int | Sequence[int]) -> Tensor:
     """The same values in another shape; one size may be -1."""
     x = as_tensor(x)
     given = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
-    wanted = given
-    known = math.prod(n for n in wanted if n != -1)
-    if wanted.count(-1) == 1 and known and x.size % known == 0:
-        wanted = tuple(x.size // known if n == -1 else n for n in wanted)
-    if any(n < 0 for n in wanted) or math.prod(wanted) != x.size:
+    wanted, size = tuple(map(int, given)), x.size
+    if wanted.count(-1) == 1:
+        known = -math.prod(wanted)
+        if known > 0 and size % known == 0:
+            wanted = tuple(size // known if n == -1 else n for n in wanted)
+    if math.prod(wanted) != size or min(wanted, default=0) < 0:
         raise ValueError(f"reshape can not make shape {given} of {x.shape}")
-    return _reshape(x, tuple(int(n) for n in wanted))
+    return _reshape(x, wanted)
 
 
 _transpose = Op(
