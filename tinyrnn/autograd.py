@@ -8,7 +8,7 @@ from typing import Any, overload
 
 from numpy.typing import ArrayLike, DTypeLike
 
-from tinyrnn._core.tape import EVERYTHING, OFF, ON, Tape, Tensor, mode, set_mode
+from tinyrnn._core.tape import EVERYTHING, OFF, ON, Tape, Tensor, set_mode
 from tinyrnn.backend import check_device
 
 __all__ = ["Tape", "Tensor", "enable_grad", "grad", "no_grad", "tensor"]
@@ -60,11 +60,6 @@ class recording(_Mode):  # noqa: N801
     """Record every op, whether a gradient is wanted or not: how a cell's step becomes a program."""
 
     _mode = EVERYTHING
-
-
-def is_recording() -> bool:
-    """Whether the calling thread records ops."""
-    return mode() != OFF
 
 
 @overload

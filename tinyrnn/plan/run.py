@@ -32,9 +32,11 @@ Array = NDArray[Any]
 class Plan:
     """A step, rewritten and cut into what comes before the loop, the loop, and what comes behind it.
 
-    recorded, step    the step as it was recorded, and rewritten
-    loop    the Body, or None if nothing depends on a state
-    hoisted  values at INPUT level that the loop or the results need; weights: values at PARAMETER level likewise
+    recorded, step      the step as it was recorded, and rewritten
+    hoisted, weights    what the loop reads of inputs, with rows, and of parameters alone
+    body                what is left in the loop
+    read_before, read_after, read_values    what the results read of the loop: the numbers of states before and after
+                        a step, and values in between
     """
 
     def __init__(self, step: Step) -> None:
