@@ -335,3 +335,74 @@ def test_probes_end_after_an_error():
         raise KeyError
     tr.probe("x", tr.tensor([1.0]))
     assert seen == {}
+
+
+# -- another of the same kind ------------------------------------------------------------------------------------------
+
+
+class Scaled(tr.Cell):
+    def __init__(self, input_size, hidden_size, *, scale=1.0, dtype="float32", rng=None):
+        super().__init__(input_size, hidden_size, dtype=dtype, rng=rng)
+        self.scale = scale
+        self.W = self.param((input_size, hidden_size))
+
+    def step(self, x, h):
+        return tr.tanh(self.scale * (x @ self.W) + h)
+
+
+class Forgetful(tr.Cell):
+    def __init__(self, input_size, hidden_size, scale, dtype="float32", rng=None):
+        super().__init__(input_size, hidden_size, dtype=dtype, rng=rng)
+
+
+def test_another_cell_has_the_options_and_parameters_of_its_own():
+    cell = Scaled(2, 3, scale=0.5, dtype="float64", rng=0)
+    other = cell.another(4, rng=0)
+    assert (other.input_size, other.hidden_size, other.scale, other.dtype) == (4, 3, 0.5, np.float64)
+    assert other.W.shape == (4, 3)
+    assert cell.options() == {"scale": 0.5}
+    assert not np.array_equal(cell.another().W.data, cell.W.data)
+    with pytest.raises(TypeError, match=r"does not keep its argument 'scale'.*assign self\.scale = scale"):
+        Forgetful(2, 3, 1.0).another()
+
+
+# -- what a cell draws -------------------------------------------------------------------------------------------------
+
+
+class Noisy(tr.Cell):
+    def draws(self, steps, batch):
+        if not self.training:
+            return ()
+        return (tr.tensor(self.rng.normal(size=(steps, batch, 3)), dtype=self.dtype),)
+
+    def step(self, x, *rest):
+        noise, h = rest if self.training else (0.0, *rest)
+        return tr.tanh(x + h + noise)
+
+
+@pytest.mark.parametrize("lengths", [None, [4, 1]])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_cell_draws_time_inputs_once_a_run(lengths, reverse):
+    xs = np.random.default_rng(0).normal(size=(4, 2, 3))
+    runs = []
+    for over in (tr.unroll, tr.scan, lambda *a, **k: tr.scan(*a, checkpoint_every=2, **k)):
+        cell = Noisy(3, 3, dtype="float64", rng=0)
+        runs.append(over(cell, xs, lengths=lengths, reverse=reverse)[0].data)
+    np.testing.assert_allclose(runs[1], runs[0], atol=1e-14)
+    np.testing.assert_array_equal(runs[2], runs[1])
+    cell.eval()
+    quiet = tr.scan(cell, xs, lengths=lengths, reverse=reverse)[0].data
+    np.testing.assert_allclose(quiet, tr.unroll(cell, xs, lengths=lengths, reverse=reverse)[0].data, atol=1e-14)
+    assert not np.allclose(quiet, runs[0])
+    state = cell.rng.bit_generator.state
+    assert "noise" not in repr(tr.explain(cell.train()))
+    assert cell.rng.bit_generator.state == state
+
+
+def test_what_a_cell_draws_must_fit():
+    class Short(tr.Cell):
+        def draws(self, steps, batch):
+            return (tr.tensor(np.zeros((steps, 3)), dtype=self.dtype),)
+
+    with pytest.raises(ValueError, match=r"Short\.draws\(4, 2\) must give tensors \(4, 2, n\) float32, got \(4, 3\)"):
+        tr.scan(Short(3, 3), np.zeros((4, 2, 3), "float32"))

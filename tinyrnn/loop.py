@@ -140,6 +140,8 @@ def check_arguments(cell: Cell, xs: Sequences, state: States) -> tuple[tuple[Ten
             f"{type(cell).__name__}, got shape {inputs[0].shape}"
         )
     states = _check_state(cell, state, inputs[0].shape[1])
+    if type(cell).draws is not Cell.draws:
+        inputs += _check_draws(cell, *inputs[0].shape[:2])
     if several:
         try:
             inspect.signature(cell.step).bind(*inputs, *states)
@@ -149,6 +151,18 @@ def check_arguments(cell: Cell, xs: Sequences, state: States) -> tuple[tuple[Ten
                 f"before its {len(states)} states, got {len(inputs)}"
             ) from None
     return inputs, states
+
+
+def _check_draws(cell: Cell, steps: int, rows: int) -> tuple[Tensor, ...]:
+    drawn = tuple(cell.draws(steps, rows))
+    for k, t in enumerate(drawn):
+        fits = isinstance(t, Tensor) and t.ndim == 3 and t.shape[:2] == (steps, rows) and t.dtype == cell.dtype
+        if not fits:
+            raise ValueError(
+                f"{type(cell).__name__}.draws({steps}, {rows}) must give tensors ({steps}, {rows}, n) {cell.dtype}, "
+                f"got {_about(t)} as number {k}"
+            )
+    return drawn
 
 
 def _check_state(cell: Cell, state: States, rows: int) -> tuple[Tensor, ...]:

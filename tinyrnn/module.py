@@ -6,6 +6,7 @@ a parameter's name is the path to it: `layers.0.W_xi`. A `Cell` is a module that
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,6 +19,7 @@ from tinyrnn import init as initialisers
 from tinyrnn._core.tape import EVERYTHING, Tensor, float_dtype, mode, wrap
 
 Array = npt.NDArray[Any]
+STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 Initialiser = Callable[[np.random.Generator, tuple[int, ...], np.dtype[Any]], npt.ArrayLike]
 
 
@@ -278,6 +280,40 @@ class Cell(Module):
     def initial_state(self, batch: int) -> tuple[Tensor, ...]:
         """The states before the first step: zeros, (batch, size) each."""
         return tuple(wrap(np.zeros((batch, size), self.dtype)) for size in self.state_sizes)
+
+    def draws(self, steps: int, batch: int) -> tuple[Tensor, ...]:
+        """Further time inputs that the cell makes itself for every run, (steps, batch, n) each; none by default.
+
+        `scan` and `unroll` call it once a run and hand a step its part behind the caller's time inputs, before the
+        states. It is the place for random masks: what a step draws itself would be the same at every step of a scan.
+        """
+        return ()
+
+    def options(self) -> dict[str, Any]:
+        """The arguments of the class beside sizes, dtype and rng, read from attributes of the same names.
+
+        Raises TypeError if an argument was not kept in an attribute: `self.activation = activation`.
+        """
+        found: dict[str, Any] = {}
+        for name, argument in inspect.signature(type(self)).parameters.items():
+            if name in ("input_size", "hidden_size", "dtype", "rng") or argument.kind in STARRED:
+                continue
+            if not hasattr(self, name):
+                raise TypeError(
+                    f"{type(self).__name__} does not keep its argument {name!r}, so another one like it can not be "
+                    f"made; assign self.{name} = {name} in __init__"
+                )
+            found[name] = getattr(self, name)
+        return found
+
+    def another(self, input_size: int | None = None, *, rng: np.random.Generator | int | None = None) -> Cell:
+        """A new cell of this class with the same sizes, dtype and `options()`, and parameters of its own.
+
+        input_size: another width of x. rng: what its parameters are drawn from; None: this cell's generator.
+        """
+        width = self.input_size if input_size is None else input_size
+        rng = self.rng if rng is None else rng
+        return type(self)(width, self.hidden_size, dtype=self.dtype, rng=rng, **self.options())
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """step(x, *state) -> the new states, in order. x: (B, input_size); state: a (B, size) Tensor each.

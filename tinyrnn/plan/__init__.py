@@ -24,17 +24,19 @@ from tinyrnn.plan.run import Plan
 
 __all__ = ["Layout", "Plan", "PlanError", "plan_of", "uniform_layout"]
 
-_plans: WeakKeyDictionary[Cell, dict[tuple[int, ...], tuple[list[Any], bool, Plan, list[Tensor]]]] = WeakKeyDictionary()
+_plans: WeakKeyDictionary[Cell, dict[Any, tuple[list[Any], bool, Plan, list[Tensor]]]] = WeakKeyDictionary()
 
 
 def plan_of(cell: Cell, widths: tuple[int, ...]) -> tuple[Plan, list[Tensor]]:
     """The plan of a cell for time inputs of these widths, and the tensors behind its params.
 
-    Made at the first call, and again when an attribute of the cell, or of a module inside it, or what a list, tuple
-    or dict in an attribute holds, was assigned since. (An array that is changed in place is not seen.)
+    Made at the first call, one for training and one for use, and again when an attribute of the cell, or of a module
+    inside it, or what a list, tuple or dict in an attribute holds, was assigned since. (An array that is changed in
+    place is not seen.)
     """
     plans = _plans.setdefault(cell, {})
-    found = plans.get(widths)
+    key = (widths, cell.training)
+    found = plans.get(key)
     if found is not None:
         attributes, nested, plan, params = found
         now = _attributes(cell) if nested else list(vars(cell).values())
@@ -48,7 +50,7 @@ def plan_of(cell: Cell, widths: tuple[int, ...]) -> tuple[Plan, list[Tensor]]:
     except PlanError as error:
         at = recording.lines_of(error.op)
         raise PlanError(f"{type(cell).__name__}.step{f' ({at})' if at else ''}: {error}; {WAY_OUT}") from None
-    plans[widths] = (_attributes(cell) if nested else list(vars(cell).values()), nested, plan, recording.params)
+    plans[key] = (_attributes(cell) if nested else list(vars(cell).values()), nested, plan, recording.params)
     return plan, recording.params
 
 

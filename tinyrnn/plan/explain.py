@@ -64,19 +64,21 @@ def explanation_of(cell: Cell, batch: int | None = None, *, widths: Sequence[int
 
 
 def _widths(cell: Cell, widths: Sequence[int] | None) -> tuple[int, ...]:
+    """Of the time inputs: what the caller gives, and what the cell draws."""
+    drawn = tuple(t.shape[2] for t in cell.draws(0, 0))  # no numbers, so the cell's generator stays where it is
     if widths is not None:
         found = tuple(as_size("every width", n) for n in widths)
         if not found or found[0] != cell.input_size:
             raise ValueError(f"widths must begin with the cell's input_size, {cell.input_size}, got {tuple(widths)}")
-        return found
+        return found + drawn
     takes = list(inspect.signature(cell.step).parameters.values())
-    inputs = len(takes) - len(cell.states)
+    inputs = len(takes) - len(cell.states) - len(drawn)
     if inputs > 1 and all(p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty for p in takes):
         raise ValueError(
             f"{type(cell).__name__}.step takes {inputs} time inputs: say how wide they are, "
             f"tr.explain(cell, widths=({cell.input_size}, ..))"
         )
-    return (cell.input_size,)
+    return (cell.input_size, *drawn)
 
 
 # -- finding -----------------------------------------------------------------------------------------------------------
