@@ -132,6 +132,11 @@ inline __attribute__((always_inline)) void tile(T *c, index ldc, const T *a, ind
 #pragma GCC unroll 16
     for (int i = 0; i < (R + 2) / 3; ++i) third[i] = reinterpret_cast<const char *>(a + 3 * i * lda);
     const index step = lda * index(sizeof(T));
+    if (add)  // what is added to comes from afar, and has the time of the whole loop to arrive
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+            for (int v = 0; v < V; v += 64 / vector_bytes) __builtin_prefetch(c + r * ldc + v * W, 1);
     for (const T *end = b + K * NR; b != end; b += NR) {
 #pragma GCC unroll 16
         for (int v = 0; v < V; v += 64 / vector_bytes)  // a line each

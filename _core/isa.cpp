@@ -18,6 +18,7 @@ namespace tr {
 namespace TR_ISA {
 
 #define TR_MAP(name, arity) map<op::name, arity, T>,
+#define TR_MAP_ROWS(name, arity) map_rows<op::name, arity, T>,
 
 template <class T> ptrdiff_t scratch_of(const void *loop, ptrdiff_t rows) {
     return scratch_size(*static_cast<const Loop<T> *>(loop), rows);
@@ -28,6 +29,7 @@ template <class T> void run(const void *loop, ptrdiff_t first, ptrdiff_t last, T
 template <class T, class Table> constexpr Table table() {
     return {
         {TR_POINTWISE(TR_MAP)},
+        {TR_POINTWISE(TR_MAP_ROWS)},
         reduce<Add, T>,
         reduce<Max, T>,
         take_rows<T>,

@@ -17,6 +17,8 @@ extern "C" {
  *
  * map[code]  out[i] = op(a[i], b[i], c[i]); pointers beyond the arity are ignored; out may be one
  *            of the inputs, but must not overlap one otherwise.
+ * map_rows   the same for `rows` rows of `width`: row r of operand k begins at in[k] + r * lds[k], of the result at
+ *            out + r * ld. Bit k of `spread`: operand k has one element a row, which meets every column; never all.
  * sum, amax  out (outer, inner) = reduction of in (outer, n, inner) over its middle axis. An
  *            output's order of additions depends on n, and whether inner is 1, alone. amax of NaN
  *            is NaN; n >= 1 for amax.
@@ -26,6 +28,8 @@ extern "C" {
 #define TR_KERNELS_OF(Name, T)                                                                   \
     typedef struct Name {                                                                        \
         void (*map[TR_N_POINTWISE])(T *out, const T *a, const T *b, const T *c, ptrdiff_t n);    \
+        void (*map_rows[TR_N_POINTWISE])(T *out, ptrdiff_t ld, const T *const *in, const ptrdiff_t *lds, \
+                                         int spread, ptrdiff_t rows, ptrdiff_t width);           \
         void (*sum)(T *out, const T *in, ptrdiff_t outer, ptrdiff_t n, ptrdiff_t inner);         \
         void (*amax)(T *out, const T *in, ptrdiff_t outer, ptrdiff_t n, ptrdiff_t inner);        \
         void (*take_rows)(T *out, const T *table, const int64_t *idx, ptrdiff_t n, ptrdiff_t width); \

@@ -537,7 +537,7 @@ def adam(list parameters, list gradients, means, squares, steps, double lr, doub
 
 PLACES = {"scratch": SCRATCH, "tile": TILE, "vector": VECTOR, "sequence": SEQUENCE, "before": BEFORE, "after": AFTER}
 KINDS = {"map": 0, "product": 1, "copy": 2, "sum": 3, "max": 4, "gather": 5, "scatter_add": 6}
-INSTRUCTION_FIELDS = ("kind", "code", "width", "inner", "n", "add", "index", "dst", "dst_at", "a", "a_at", "b", "b_at",
+INSTRUCTION_FIELDS = ("kind", "code", "width", "inner", "n", "add", "index", "spread", "dst", "dst_at", "a", "a_at", "b", "b_at",
                       "c", "c_at")
 
 
@@ -545,7 +545,7 @@ def run_loop(cnp.ndarray program, cnp.ndarray index, list buffers, list weights,
              cnp.ndarray offset, bint backwards, cuts):
     """Run a program (program.h) over all its steps.
 
-    program  (instructions, 15) int32, the fields of INSTRUCTION_FIELDS; index (n,) int32
+    program  (instructions, 16) int32, the fields of INSTRUCTION_FIELDS; index (n,) int32
     buffers  (place, array, other, columns) each: see program.h; scratch has no arrays, only its columns
     weights  2-D arrays (K, N) of any strides: packed here, once for the whole sequence
     count, offset  (steps,) int64: rows of a step, and where they begin in a sequence

@@ -31,6 +31,37 @@ void map(T *out, const T *a, const T *b, const T *c, ptrdiff_t n) {
     }
 }
 
+/* Rows of `width` elements, ld apart; bit k of `spread`: operand k has one element a row, which meets every column. */
+template <class Op, int arity, int spread, class T>
+void map_spread(T *out, ptrdiff_t ld, const T *const *in, const ptrdiff_t *lds, ptrdiff_t rows, ptrdiff_t width) {
+    constexpr int ka = 0, kb = arity > 1 ? 1 : 0, kc = arity > 2 ? 2 : 0;
+    for (ptrdiff_t r = 0; r < rows; r++) {
+        T *o = out + r * ld;
+        const T *a = in[ka] + r * lds[ka], *b = in[kb] + r * lds[kb], *c = in[kc] + r * lds[kc];
+        const T a0 = *a, b0 = *b, c0 = *c;
+        if constexpr (arity == 1) {
+#pragma omp simd
+            for (ptrdiff_t i = 0; i < width; i++) o[i] = Op::f(a[i]);
+        } else if constexpr (arity == 2) {
+#pragma omp simd
+            for (ptrdiff_t i = 0; i < width; i++) o[i] = Op::f(spread & 1 ? a0 : a[i], spread & 2 ? b0 : b[i]);
+        } else {
+#pragma omp simd
+            for (ptrdiff_t i = 0; i < width; i++)
+                o[i] = Op::f(spread & 1 ? a0 : a[i], spread & 2 ? b0 : b[i], spread & 4 ? c0 : c[i]);
+        }
+    }
+}
+
+template <class Op, int arity, class T, int spread = (1 << arity) - 2>
+void map_rows(T *out, ptrdiff_t ld, const T *const *in, const ptrdiff_t *lds, int spreads, ptrdiff_t rows,
+              ptrdiff_t width) {
+    if (spreads == spread)
+        map_spread<Op, arity, spread>(out, ld, in, lds, rows, width);
+    else if constexpr (spread > 0)
+        map_rows<Op, arity, T, spread - 1>(out, ld, in, lds, spreads, rows, width);
+}
+
 /* ---- vectors for the reductions ------------------------------------------------------------- */
 
 #if defined(__AVX512F__)

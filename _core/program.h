@@ -25,13 +25,13 @@ enum Place : int32_t {
 enum Kind : int32_t { MAP, PRODUCT, COPY, SUM, MAXIMUM, GATHER, SCATTER_ADD };
 
 // dst = op(a, b, c), each at a buffer and a column.
-//   MAP          the elementwise op `code` over `width` columns
+//   MAP          the elementwise op `code` over `width` columns; bit k of `spread`: its operand k is one column, for all
 //   PRODUCT      dst (width columns) = a (inner columns) @ weight `code`; adds to dst if `add`
 //   COPY         dst = a
 //   SUM, MAXIMUM dst = reduction over the middle axis of a row seen as (outer, n, inner); width = outer * inner
 //   GATHER       dst[j] = a[index[j]], j < width;  SCATTER_ADD  dst[0..inner) = 0, then dst[index[j]] += a[j]
 struct Instruction {
-    int32_t kind, code, width, inner, n, add, index;
+    int32_t kind, code, width, inner, n, add, index, spread;
     int32_t dst, dst_at, a, a_at, b, b_at, c, c_at;
 };
 

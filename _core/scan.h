@@ -3,6 +3,8 @@
 #ifndef TR_SCAN_H
 #define TR_SCAN_H
 
+#include <unistd.h>
+
 #include <cstring>
 
 #include "gemm.h"
@@ -17,13 +19,21 @@ template <class T> constexpr ptrdiff_t whole_lines(ptrdiff_t n) {
     return (n + line - 1) / line * line;
 }
 
+inline ptrdiff_t first_level_cache() {
+#ifdef _SC_LEVEL1_DCACHE_SIZE
+    const long bytes = sysconf(_SC_LEVEL1_DCACHE_SIZE);
+    if (bytes > 0) return bytes;
+#endif
+    return 32768;
+}
+
 // A group of instructions between two products runs over this many rows at a time, so that its tiles stay in the
 // first-level cache from one instruction to the next.
 template <class T> ptrdiff_t block_rows(const Loop<T> &loop) {
     ptrdiff_t row = 1;
     for (ptrdiff_t k = 0; k < loop.n_buffers; ++k)
         if (loop.buffers[k].place == TILE) row += loop.buffers[k].ld * ptrdiff_t(sizeof(T));
-    constexpr ptrdiff_t cache = 16384;
+    static const ptrdiff_t cache = first_level_cache() / 3 * 2;
     return row >= cache ? 1 : cache / row < 64 ? cache / row : 64;
 }
 
@@ -60,23 +70,30 @@ inline void step_rows(const Loop<T> &loop, const Table &table, const Instruction
     switch (i.kind) {
     case MAP: {
         const Operand<T> b = operand(i.b, i.b_at), c = operand(i.c, i.c_at);
-        const auto map = table.map[i.code];
         // Rows without gaps are one stretch. (Operands beyond the arity repeat the first one.)
-        if (dst.ld == width && a.ld == width && b.ld == width && c.ld == width) {
-            map(dst.row(r0), a.row(r0), b.row(r0), c.row(r0), (r1 - r0) * width);
+        if (!i.spread && dst.ld == width && a.ld == width && b.ld == width && c.ld == width) {
+            table.map[i.code](dst.row(r0), a.row(r0), b.row(r0), c.row(r0), (r1 - r0) * width);
             break;
         }
-        for (ptrdiff_t r = r0; r < r1; ++r) map(dst.row(r), a.row(r), b.row(r), c.row(r), width);
+        const T *const in[] = {a.row(r0), b.row(r0), c.row(r0)};
+        const ptrdiff_t lds[] = {a.ld, b.ld, c.ld};
+        table.map_rows[i.code](dst.row(r0), dst.ld, in, lds, i.spread, r1 - r0, width);
         break;
     }
     case COPY:
         for (ptrdiff_t r = r0; r < r1; ++r) memcpy(dst.row(r), a.row(r), width * sizeof(T));
         break;
     case SUM:
-    case MAXIMUM:
-        for (ptrdiff_t r = r0; r < r1; ++r)
-            (i.kind == SUM ? table.sum : table.amax)(dst.row(r), a.row(r), width / i.inner, i.n, i.inner);
+    case MAXIMUM: {
+        const auto reduce = i.kind == SUM ? table.sum : table.amax;
+        const ptrdiff_t outer = width / i.inner;
+        if (dst.ld == width && a.ld == width * i.n) {
+            reduce(dst.row(r0), a.row(r0), (r1 - r0) * outer, i.n, i.inner);
+            break;
+        }
+        for (ptrdiff_t r = r0; r < r1; ++r) reduce(dst.row(r), a.row(r), outer, i.n, i.inner);
         break;
+    }
     case GATHER:
         for (ptrdiff_t r = r0; r < r1; ++r) {
             const int32_t *index = loop.index + i.index;

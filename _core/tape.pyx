@@ -32,10 +32,16 @@ cnp.import_array()
 cdef extern from "kernels.h":
     ctypedef void (*map_f32)(float *, const float *, const float *, const float *, Py_ssize_t) noexcept nogil
     ctypedef void (*map_f64)(double *, const double *, const double *, const double *, Py_ssize_t) noexcept nogil
+    ctypedef void (*map_rows_f32)(float *, Py_ssize_t, const float **, const Py_ssize_t *, int, Py_ssize_t,
+                                  Py_ssize_t) noexcept nogil
+    ctypedef void (*map_rows_f64)(double *, Py_ssize_t, const double **, const Py_ssize_t *, int, Py_ssize_t,
+                                  Py_ssize_t) noexcept nogil
     ctypedef struct KernelsF32 "tr_Kernels_f32":
         map_f32 map[1]
+        map_rows_f32 map_rows[1]
     ctypedef struct KernelsF64 "tr_Kernels_f64":
         map_f64 map[1]
+        map_rows_f64 map_rows[1]
     ctypedef struct Kernels "tr_Kernels":
         KernelsF32 f32
         KernelsF64 f64
@@ -876,8 +882,9 @@ cdef cnp.ndarray _pointwise_strided(Op op, object into, list arrays):
     cdef Py_ssize_t index[MAX_DIMS]
     cdef char *base[3]
     cdef cnp.ndarray array, out
-    cdef int arity = len(arrays), nd = 0, own, k, d, kept
-    cdef Py_ssize_t have, outer = 1, inner = 1, i, item
+    cdef int arity = len(arrays), nd = 0, own, k, d, kept, axes, spread = 0
+    cdef Py_ssize_t have, outer = 1, inner = 1, i, item, rows = 1
+    cdef Py_ssize_t leading[3]
     cdef bint fits, single
     for array in arrays:
         nd = max(nd, cnp.PyArray_NDIM(array))
@@ -930,12 +937,30 @@ cdef cnp.ndarray _pointwise_strided(Op op, object into, list arrays):
             index[d] = 0
     for k in range(arity):
         strides[k][MAX_DIMS - 1] = strides[k][kept - 1] if kept else item
-    # 3. The loop over rows, in order.
+    # 3. The loop, in order: over matrices if every operand's rows are in one piece or one element, else over rows.
+    axes, fits = kept - 1, True
+    for k in range(arity):
+        spread |= (strides[k][MAX_DIMS - 1] == 0) << k
+        leading[k] = strides[k][kept - 2] // item if kept > 1 else 0
+        fits = fits and strides[k][MAX_DIMS - 1] in (0, item) and (kept < 2 or strides[k][kept - 2] % item == 0)
+    fits = fits and spread != (1 << arity) - 1
+    if fits and kept > 1:
+        rows = shape[kept - 2]
+        axes = kept - 2
+    for k in range(arity, 3):
+        base[k], leading[k] = base[0], leading[0]
     with nogil:
-        for i in range(outer):
-            _row(op.code, single, arity, cnp.PyArray_BYTES(out) + i * inner * item, base, inner, item,
-                 strides[0][MAX_DIMS - 1], strides[1][MAX_DIMS - 1], strides[2][MAX_DIMS - 1])
-            d = kept - 2
+        for i in range(outer // rows):
+            if not fits:
+                _row(op.code, single, arity, cnp.PyArray_BYTES(out) + i * inner * item, base, inner, item,
+                     strides[0][MAX_DIMS - 1], strides[1][MAX_DIMS - 1], strides[2][MAX_DIMS - 1])
+            elif single:
+                kernels.f32.map_rows[op.code](<float *> cnp.PyArray_BYTES(out) + i * rows * inner, inner,
+                                              <const float **> base, leading, spread, rows, inner)
+            else:
+                kernels.f64.map_rows[op.code](<double *> cnp.PyArray_BYTES(out) + i * rows * inner, inner,
+                                              <const double **> base, leading, spread, rows, inner)
+            d = axes - 1
             while d >= 0:
                 index[d] += 1
                 for k in range(arity):

@@ -137,6 +137,19 @@ def no_state_at_all(p, x, h):
     return tr.tanh(x @ p.W)
 
 
+@odd("W:I,H W_h:H,H")
+def work_of_inputs_alone(p, x, h):
+    gate = tr.sigmoid(tr.layer_norm(x @ p.W)) * tr.softmax(tr.tanh(x @ p.W), axis=1)
+    return gate * tr.tanh(h @ p.W_h) + tr.tanh(x @ p.W).max(axis=1, keepdims=True)
+
+
+@odd("W:I,H")
+def columns_alone(p, x, h):
+    mean, top = h.mean(axis=1, keepdims=True), x.max(axis=1, keepdims=True)
+    wide = tr.broadcast_to(mean, h.shape) * 2.0 + tr.broadcast_to(top, h.shape)
+    return tr.tanh(wide * tr.broadcast_to(top * top, h.shape) + x @ p.W) - (-h).sum(axis=1, keepdims=True) * 0.1
+
+
 @odd("b:H")
 def no_input_at_all(p, x, h):
     return tr.tanh(0.9 * h + p.b)

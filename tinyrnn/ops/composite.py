@@ -34,7 +34,7 @@ def layer_norm(x: Value, weight: Value | None = None, bias: Value | None = None,
         if value is not None and np.shape(value) != x.shape[-1:]:
             raise ValueError(f"layer_norm's {name} must be of shape {x.shape[-1:]}, got {np.shape(value)}")
     centred = x - mean(x, -1, keepdims=True)
-    y = centred / sqrt(mean(square(centred), -1, keepdims=True) + eps)
+    y = centred * (1.0 / sqrt(mean(square(centred), -1, keepdims=True) + eps))
     if weight is not None:
         y = y * weight
     return y if bias is None else y + bias

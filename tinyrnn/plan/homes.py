@@ -15,7 +15,7 @@ import numpy as np
 from tinyrnn._core.tape import Tensor
 from tinyrnn.ops import add, fma
 from tinyrnn.plan.program import BufferSpec, Program
-from tinyrnn.plan.rewrite import OPS, column_range
+from tinyrnn.plan.rewrite import OPS, column_range, is_repeated_column
 from tinyrnn.plan.step import Step, consumers, is_repeated, is_rowed, topological, width
 
 Home = tuple[int, int]  # buffer, column
@@ -42,6 +42,7 @@ class Homes:
         for t in self.nodes:
             before = max((self.phase[s] for s in t.inputs or () if s in self.phase), default=0)
             self.phase[t] = before + (t.op is OPS["matmul"])
+        self.spread = {t for t in self.nodes if self._only_spreads(t)}
         self.copies: list[tuple[Tensor, int]] = []  # (a value, a buffer that shall have it too)
         for k, seq in enumerate(body.seqs):
             self.home[seq] = (self._buffer("sequence", width(seq), ("seq", k)), 0)
@@ -70,11 +71,24 @@ class Homes:
 
     def _is_computed(self, t: Tensor) -> bool:
         """Whether an instruction writes t (as opposed to a leaf, or a view of something)."""
-        return t.op is not None and t not in self.home and self._view(t) is None and not self._is_vector(t)
+        if t.op is None or t in self.home or t in self.spread:
+            return False
+        return self._view(t) is None and not self._is_vector(t)
 
     def _is_vector(self, t: Tensor) -> bool:
         """Whether t is one row of parameters or constants, repeated."""
         return is_repeated(t) and not is_rowed(t.inputs[0])
+
+    def _only_spreads(self, t: Tensor) -> bool:
+        """Whether t is one column repeated that its readers can do without: elementwise ops read the column."""
+        return is_repeated_column(t) and all(
+            r is not None and r.op.code >= 0 and any(width(s) > 1 and s is not t for s in r.inputs)
+            for r in self.readers[t]
+        )
+
+    def _column(self, s: Tensor) -> Tensor:
+        """What s repeats, if that is one column which its readers read."""
+        return s.inputs[0] if s in self.spread else s
 
     def _vector(self, s: Tensor, row: tuple[int, ...]) -> Home:
         key = (s, row)

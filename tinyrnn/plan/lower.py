@@ -22,6 +22,8 @@ from tinyrnn.plan.step import ROWS, Step, is_rowed, width
 
 __all__ = ["BufferSpec", "PlanError", "Program", "lower"]
 
+OPERANDS = ("dst", "a", "b", "c")
+
 
 def lower(
     body: Step,
@@ -85,7 +87,7 @@ class _Lowering(Homes):
         return sorted(self.nodes, key=lambda t: (group[t], not self._is_product(t), t.order))
 
     def _is_instruction(self, t: Tensor) -> bool:
-        return t.op is not None and self._view(t) is None and not self._is_vector(t)
+        return t.op is not None and self._view(t) is None and not self._is_vector(t) and t not in self.spread
 
     # -- instructions --------------------------------------------------------------------------------------------------
 
@@ -94,7 +96,7 @@ class _Lowering(Homes):
         instruction = dict.fromkeys(kernels.INSTRUCTION_FIELDS, 0) | fields
         instruction["kind"] = kernels.KINDS[kind]
         homes = (dst, *sources, *(sources[:1] * (3 - len(sources))))
-        for name, (buffer, at) in zip(("dst", "a", "b", "c"), homes, strict=True):
+        for name, (buffer, at) in zip(OPERANDS, homes, strict=True):
             instruction[name], instruction[f"{name}_at"] = buffer, at
         self.program.instructions.append(instruction)
 
@@ -105,14 +107,23 @@ class _Lowering(Homes):
         if t.op is None or self._view(t) is not None or self._is_vector(t):
             self._home(t)
             return
+        if t in self.spread:
+            return
         op = t.op
         if op.code >= 0:
             for s in t.inputs:
                 if self.adds_into.get(s) is t:
                     self._emit_product(s)
                     return
-            operands = [self._operand(s, t.shape[1:]) for s in t.inputs]
-            self._add("map", self._home(t), *operands, code=op.code, width=width(t))
+            spread = [self._is_spread(s, t.shape[1:]) for s in t.inputs]
+            if all(spread):
+                spread[0] = False
+            operands = [
+                self._home(self._column(s)) if one else self._operand(self._column(s), t.shape[1:])
+                for s, one in zip(t.inputs, spread, strict=True)
+            ]
+            bits = sum(one << k for k, one in enumerate(spread))
+            self._add("map", self._home(t), *operands, code=op.code, width=width(t), spread=bits)
         elif op is OPS["matmul"]:
             if t not in self.adds_into:  # else the sum emits it, when the other term is there
                 self._emit_product(t)
@@ -144,6 +155,10 @@ class _Lowering(Homes):
         home = self._scratch(positions.size)
         self._gather(home, self._home(s), positions)
         return home
+
+    def _is_spread(self, s: Tensor, row: tuple[int, ...]) -> bool:
+        """Whether s is one column, which an elementwise instruction can read for all columns of the row."""
+        return is_rowed(s) and width(self._column(s)) == 1 and int(np.prod(row)) > 1
 
     def _gather(self, dst: Home, a: Home, positions: NDArray[np.int64]) -> None:
         start = len(self.program.index)
@@ -237,10 +252,34 @@ class _Lowering(Homes):
         for i in self.program.instructions:
             product = i["kind"] == kernels.KINDS["product"]
             group += product
-            for name in ("dst", "a", "b", "c"):
+            for name in OPERANDS:
                 if i[name] in groups:
                     groups[i[name]].add(-group if product else group)
             group += product
         for b, seen in groups.items():
             if len(seen) == 1 and min(seen) >= 0:
                 self.program.buffers[b].place = "tile"
+        self._share_tiles()
+
+    def _share_tiles(self) -> None:
+        """Tiles of one width take turns where one is not needed any more, so that more rows of them fit the cache."""
+        last: dict[int, int] = {}
+        for k, i in enumerate(self.program.instructions):
+            for name in OPERANDS:
+                if self.program.buffers[i[name]].place == "tile":
+                    last[i[name]] = k
+        taken: dict[int, int] = {}
+        free: dict[int, list[int]] = {}
+        for k, i in enumerate(self.program.instructions):
+            ending = {i[name] for name in OPERANDS if last.get(i[name]) == k}
+            for name in OPERANDS:
+                b = i[name]
+                if b in last:
+                    if b not in taken:
+                        idle = free.get(self.program.buffers[b].columns)
+                        taken[b] = idle.pop() if idle else b
+                    i[name] = taken[b]
+            for b in ending:
+                free.setdefault(self.program.buffers[b].columns, []).append(taken[b])
+        for b in last.keys() - set(taken.values()):
+            self.program.buffers[b].columns = 0

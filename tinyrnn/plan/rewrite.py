@@ -1,6 +1,7 @@
 """Passes that make a recorded step cheaper without changing what it computes (beyond the order of its sums).
 
 0. `share`       what is computed twice is computed once
+   `narrow`      what is the same in every column is computed for one
 1. `canonical`   sums are laid flat and put in one order, input terms, parameters, products of states, the rest; a
                  product of a concatenation becomes a sum of products; sums of slices' gradients become concatenations
 2. `merge_products`   products with the same left side become one product with the weights side by side
@@ -31,10 +32,12 @@ from tinyrnn.plan.step import (
     Step,
     consumers,
     is_number,
+    is_repeated,
     is_rowed,
     levels,
     named,
     topological,
+    width,
 )
 
 OPS: dict[str, Op] = {op.name: op for op in ARRAY_OPS}
@@ -43,7 +46,7 @@ SUMS = (add, sub, neg)
 
 def rewrite(step: Step) -> Step:
     """All passes, in order."""
-    step = merge_products(canonical(share(step)))
+    step = merge_products(canonical(narrow(share(step))))
     while (merged := merge_elementwise(step)) is not step:
         step = merged
     return fuse_multiply_add(step)
@@ -72,6 +75,25 @@ def _flatten(attrs: Any) -> Iterator[Any]:
             yield from _flatten(a)
         else:
             yield a
+
+
+def narrow(step: Step) -> Step:
+    """Ops on repeated columns alone become ops on the columns, and sums of negatives negative sums."""
+    known: dict[Tensor, Tensor] = {}
+    for t in topological(step.results):
+        new = _again(t, known)
+        if new.op is not None and new.op.code >= 0 and is_rowed(new):
+            columns = [s.inputs[0] if is_repeated_column(s) else s if is_number(s) else None for s in new.inputs]
+            if all(c is not None for c in columns) and any(is_rowed(c) for c in columns if c is not None):
+                new = named(broadcast_to(new.op(*columns), new.shape), new)
+        elif new.op in (OPS["sum"], OPS["sum_to"]) and new.inputs[0].op is neg:
+            new = named(neg(tape.apply(new.op, new.inputs[0].inputs, new.attrs)), new)
+        known[t] = new
+    return step.with_results([known[r] for r in step.results])
+
+
+def is_repeated_column(t: Tensor) -> bool:
+    return is_repeated(t) and is_rowed(t.inputs[0]) and width(t.inputs[0]) == 1 < width(t)
 
 
 # -- columns -----------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tinyrnn._core import kernels, tape
 from tinyrnn._core.tape import Op, Tape, Tensor, abstract
 from tinyrnn.autograd import recording
-from tinyrnn.ops import add, broadcast_to, exp, fma, mul, relu, sigmoid, sqrt, tanh
+from tinyrnn.ops import add, broadcast_to, exp, fma, mul, relu, sigmoid, sqrt, square, tanh
 from tinyrnn.plan.layout import Layout
 from tinyrnn.plan.lower import Program, lower
 from tinyrnn.plan.rewrite import OPS, SUMS, as_columns, rewrite
@@ -49,7 +49,8 @@ class Plan:
             behind = [t for t in topological([*step.emits, *step.totals]) if level[t] == STATE and t not in inner]
             inner.update(_made_inside(behind, inner, level))
             outer = [t for t in behind if t not in inner]
-            frontier = _frontier((*step.nexts, *(s for t in inner for s in t.inputs or ())), inner)
+            others = {s for t in outer for s in t.inputs or ()}.union(step.emits, step.totals) - inner - {*outer}
+            frontier = _frontier([*step.nexts, *(s for t in inner for s in t.inputs or ())], inner, others)
             self.hoisted = sorted((t for t in frontier if is_rowed(t)), key=lambda t: t.order)
             self.weights = sorted((t for t in frontier if not is_rowed(t)), key=lambda t: t.order)
             # What the results read of the loop: its states before or after a step, and values in between.
@@ -150,29 +151,18 @@ class Plan:
                 t._array = tape.Abstract(t.shape, t.dtype)
 
 
-def _frontier(reads: Iterable[Tensor], inner: set[Tensor]) -> set[Tensor]:
-    """What a loop that makes `inner` reads from before it. reads: what its ops read.
+def _frontier(reads: Iterable[Tensor], inner: set[Tensor], outside: Iterable[Tensor]) -> set[Tensor]:
+    """What a loop that makes `inner` reads from before it. reads: what its ops read; outside: what others read.
 
-    Sums and products of time inputs, which the loop has at hand, are left to the loop: a tile costs less than a
-    sequence. Slices that cover a value are left to it too, so that the value's gradient comes in one piece.
+    Elementwise ops and reductions of rows, which wait for no state either, are left to the loop, unless their values
+    are made for whole sequences anyway: on rows at hand they cost less than passes over sequences. Slices that cover a
+    value are left to it too, so that the value's gradient comes in one piece.
     """
-    found: set[Tensor] = set()
-    stack = list(reads)
-    while stack:
-        t = stack.pop()
-        while is_repeated(t) and not is_rowed(t.inputs[0]):
-            t = t.inputs[0]  # repeated for every row: the loop reads the one row
-        if t in inner or t in found or is_number(t):
-            continue
-        if _is_light(t):
-            stack.extend(t.inputs)
-        else:
-            found.add(t)
-    for t in sorted(found, key=lambda t: -t.order):
-        rowed = [s for s in t.inputs or () if is_rowed(s) and not is_repeated(s)]
-        if t.op in LIGHT and rowed and all(s.shape == t.shape and s in found for s in rowed):
-            found.remove(t)
-            found |= _frontier((s for s in t.inputs if s not in rowed), inner)
+    there = set(topological(outside))
+    found = _read_from(reads, inner, there)
+    while not (made := set(topological(found))) <= there:
+        there |= made
+        found = _read_from(reads, inner, there)
     covered: dict[Tensor, dict[Tensor, range]] = {}
     for t in found:
         source, start, stop = as_columns(t)
@@ -184,12 +174,31 @@ def _frontier(reads: Iterable[Tensor], inner: set[Tensor]) -> set[Tensor]:
     return found
 
 
+def _read_from(reads: Iterable[Tensor], inner: set[Tensor], there: set[Tensor]) -> set[Tensor]:
+    """Where a walk back from `reads` through what is light and not `there` ends."""
+    found: set[Tensor] = set()
+    stack = list(reads)
+    while stack:
+        t = stack.pop()
+        while is_repeated(t) and not is_rowed(t.inputs[0]):
+            t = t.inputs[0]  # repeated for every row: the loop reads the one row
+        if t in inner or t in found or is_number(t):
+            continue
+        if _is_light(t) and t not in there:
+            stack.extend(t.inputs)
+        else:
+            found.add(t)
+    return found
+
+
 def _is_light(t: Tensor) -> bool:
-    """Whether t is a sum or product of the same columns of time inputs, parameters and numbers."""
-    if t.op not in LIGHT or not is_rowed(t):
+    """Whether t is an elementwise op of rows as wide as its own, or of one column, or a reduction of rows."""
+    if t.op is None or not is_rowed(t):
         return False
-    rowed = [s for s in t.inputs if is_rowed(s) and not is_repeated(s)]
-    return all(s.shape == t.shape and (source_of(s).op is None or _is_light(s)) for s in rowed)
+    rowed = [s for s in t.inputs if is_rowed(s) and not (is_repeated(s) and not is_rowed(s.inputs[0]))]
+    if t.op.code >= 0:
+        return bool(rowed) and all(s.shape == t.shape or width(s) == 1 for s in rowed)
+    return bool(rowed) and t.op.name in ("sum", "max", "sum_to", "broadcast_to")
 
 
 def _made_inside(behind: Sequence[Tensor], inner: set[Tensor], level: dict[Tensor, int]) -> set[Tensor]:
@@ -389,26 +398,30 @@ def _matrix(array: Array, rows: int, columns: int) -> Array:
 
 
 VIEWS = (OPS["getitem"], OPS["reshape"])
-CHEAP = (*SUMS, *VIEWS)
-LIGHT = (*SUMS, mul, fma)
+CHEAP = (*SUMS, mul, square, fma, *VIEWS, OPS["broadcast_to"])
 FROM_RESULT = (sigmoid, tanh, relu, exp, sqrt)  # ops whose gradients are written with their results
 FRESH = (*SUMS, OPS["matmul"], OPS["concat"])  # ops whose results are never views
-LINEAR = (*CHEAP, *(OPS[name] for name in ("concat", "broadcast_to", "transpose", "sum_to", "scatter")))
+LINEAR = (*SUMS, *VIEWS, *(OPS[name] for name in ("concat", "broadcast_to", "transpose", "sum_to", "scatter")))
 
 
 def _choose_kept(step: Step, expressions: Sequence[Tensor]) -> list[Tensor]:
     """Which values of the step its reverse shall find kept, beside states and inputs; the others it computes again.
 
-    Sums and slices of what is there are computed again; everything else that the reverse reads is kept.
+    Sums, products of elements and slices of what is there are computed again, which costs less than memory, unless a
+    deferred product needs them for the whole sequence; everything else that the reverse reads is kept.
     """
     own = set(topological([*step.nexts, *step.emits]))
     rowed = {t for t in own if t.op is not None and is_rowed(t)}
     found = topological(expressions, rowed)
     read = [t for t in found if t in rowed]
+    multiplied = {s for t in found if t.op in (OPS["matmul"], OPS["transpose"]) for s in t.inputs}
     kept: dict[Tensor, None] = {}
 
     def there(t: Tensor) -> bool:
-        return t not in rowed or t in kept or t in step.nexts or (t.op in CHEAP and all(there(s) for s in t.inputs))
+        return t not in rowed or t in kept or t in step.nexts or (is_cheap(t) and all(there(s) for s in t.inputs))
+
+    def is_cheap(t: Tensor) -> bool:
+        return t.op in CHEAP and (t.op in VIEWS or t not in multiplied)
 
     def keep(t: Tensor) -> None:
         t = source_of(t)
@@ -416,7 +429,7 @@ def _choose_kept(step: Step, expressions: Sequence[Tensor]) -> list[Tensor]:
             kept[t] = None
 
     for t in read:
-        if t.op not in CHEAP or t.op in VIEWS:
+        if not is_cheap(t) or t.op in VIEWS:
             keep(t)
     for t in read:
         if not there(t):
