@@ -19,7 +19,8 @@ extern "C" {
  *            of the inputs, but must not overlap one otherwise.
  * map_rows   the same for `rows` rows of `width`: row r of operand k begins at in[k] + r * lds[k], of the result at
  *            out + r * ld. Bit k of `spread`: operand k has one element a row, which meets every column; never all.
- * sum, amax  out (outer, inner) = reduction of in (outer, n, inner) over its middle axis. An
+ * sum, amax  out (outer, inner) = reduction of in (outer, n, inner) over its middle axis, whose elements lie `stride`
+ *            apart: inner if the array has no gaps, and where inner is 1. An
  *            output's order of additions depends on n, and whether inner is 1, alone. amax of NaN
  *            is NaN; n >= 1 for amax.
  * take_rows  out (n, width) = table[idx[i]];  add_rows  table[idx[i]] += src (n, width), in order.
@@ -30,8 +31,8 @@ extern "C" {
         void (*map[TR_N_POINTWISE])(T *out, const T *a, const T *b, const T *c, ptrdiff_t n);    \
         void (*map_rows[TR_N_POINTWISE])(T *out, ptrdiff_t ld, const T *const *in, const ptrdiff_t *lds, \
                                          int spread, ptrdiff_t rows, ptrdiff_t width);           \
-        void (*sum)(T *out, const T *in, ptrdiff_t outer, ptrdiff_t n, ptrdiff_t inner);         \
-        void (*amax)(T *out, const T *in, ptrdiff_t outer, ptrdiff_t n, ptrdiff_t inner);        \
+        void (*sum)(T *out, const T *in, ptrdiff_t outer, ptrdiff_t n, ptrdiff_t inner, ptrdiff_t stride);  \
+        void (*amax)(T *out, const T *in, ptrdiff_t outer, ptrdiff_t n, ptrdiff_t inner, ptrdiff_t stride); \
         void (*take_rows)(T *out, const T *table, const int64_t *idx, ptrdiff_t n, ptrdiff_t width); \
         void (*add_rows)(T *table, const int64_t *idx, const T *src, ptrdiff_t n, ptrdiff_t width);  \
         double (*sumsq)(const T *in, ptrdiff_t n);                                               \

@@ -27,8 +27,10 @@ cdef extern from "kernels.h":
     const PointwiseOp tr_pointwise_ops[]
     ctypedef struct KernelsF32 "tr_Kernels_f32":
         void (*map[1])(float *, const float *, const float *, const float *, Py_ssize_t) noexcept nogil
-        void (*sum)(float *, const float *, Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
-        void (*amax)(float *, const float *, Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
+        void (*sum)(float *, const float *, Py_ssize_t, Py_ssize_t, Py_ssize_t,
+                    Py_ssize_t) noexcept nogil
+        void (*amax)(float *, const float *, Py_ssize_t, Py_ssize_t, Py_ssize_t,
+                     Py_ssize_t) noexcept nogil
         void (*take_rows)(float *, const float *, const int64_t *, Py_ssize_t, Py_ssize_t) noexcept nogil
         void (*add_rows)(float *, const int64_t *, const float *, Py_ssize_t, Py_ssize_t) noexcept nogil
         double (*sumsq)(const float *, Py_ssize_t) noexcept nogil
@@ -46,8 +48,10 @@ cdef extern from "kernels.h":
         void (*run_loop)(const void *, Py_ssize_t, Py_ssize_t, float **, float *) noexcept nogil
     ctypedef struct KernelsF64 "tr_Kernels_f64":
         void (*map[1])(double *, const double *, const double *, const double *, Py_ssize_t) noexcept nogil
-        void (*sum)(double *, const double *, Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
-        void (*amax)(double *, const double *, Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
+        void (*sum)(double *, const double *, Py_ssize_t, Py_ssize_t, Py_ssize_t,
+                    Py_ssize_t) noexcept nogil
+        void (*amax)(double *, const double *, Py_ssize_t, Py_ssize_t, Py_ssize_t,
+                     Py_ssize_t) noexcept nogil
         void (*take_rows)(double *, const double *, const int64_t *, Py_ssize_t, Py_ssize_t) noexcept nogil
         void (*add_rows)(double *, const int64_t *, const double *, Py_ssize_t, Py_ssize_t) noexcept nogil
         double (*sumsq)(const double *, Py_ssize_t) noexcept nogil
@@ -272,10 +276,20 @@ def pointwise(name, *arrays, isa=None):
     return out
 
 
+cdef bint _has_whole_rows(cnp.ndarray array):
+    """Whether this is a matrix of several columns of floats whose rows lie in one piece each."""
+    if cnp.PyArray_NDIM(array) != 2 or array.shape[0] < 2 or array.shape[1] < 2:
+        return False
+    single = cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT32
+    fits = cnp.PyArray_STRIDE(array, 1) == cnp.PyArray_ITEMSIZE(array) and cnp.PyArray_ISBEHAVED_RO(array)
+    return fits and (single or cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT64) and cnp.PyArray_STRIDE(array, 0) > 0
+
+
 def reduce(kind, array, int first, int last):
     """Sum ("sum") or maximum ("max") over the neighbouring axes first..last-1 of an array; they leave the shape."""
-    cdef cnp.ndarray source = _contiguous(array, "array")
-    cdef Py_ssize_t outer = 1, n = 1, inner = 1, i
+    cdef bint columns = _has_whole_rows(array) and first == 0 and last == 1  # as they lie: no copy of a slice
+    cdef cnp.ndarray source = array if columns else _contiguous(array, "array")
+    cdef Py_ssize_t outer = 1, n = 1, inner = 1, i, stride
     shape = (<object> source).shape
     for i in range(len(shape)):
         if i < first:
@@ -284,6 +298,7 @@ def reduce(kind, array, int first, int last):
             n *= shape[i]
         else:
             inner *= shape[i]
+    stride = cnp.PyArray_STRIDE(source, 0) // source.itemsize if columns else inner
     cdef cnp.ndarray out = empty(shape[:first] + shape[last:], source.dtype)
     cdef bint add = kind == "sum", single = source.dtype == np.float32
     cdef void *to = cnp.PyArray_DATA(out)
@@ -292,13 +307,13 @@ def reduce(kind, array, int first, int last):
         raise ValueError("the maximum of no elements is undefined")
     with nogil:
         if single and add:
-            kernels.f32.sum(<float *> to, <const float *> at, outer, n, inner)
+            kernels.f32.sum(<float *> to, <const float *> at, outer, n, inner, stride)
         elif single:
-            kernels.f32.amax(<float *> to, <const float *> at, outer, n, inner)
+            kernels.f32.amax(<float *> to, <const float *> at, outer, n, inner, stride)
         elif add:
-            kernels.f64.sum(<double *> to, <const double *> at, outer, n, inner)
+            kernels.f64.sum(<double *> to, <const double *> at, outer, n, inner, stride)
         else:
-            kernels.f64.amax(<double *> to, <const double *> at, outer, n, inner)
+            kernels.f64.amax(<double *> to, <const double *> at, outer, n, inner, stride)
     return out
 
 

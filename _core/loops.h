@@ -163,12 +163,12 @@ TR_FN void reduce_columns(T *out, const T *in, ptrdiff_t n, ptrdiff_t stride, pt
 }
 
 template <class R, class T>
-void reduce(T *out, const T *in, ptrdiff_t outer, ptrdiff_t n, ptrdiff_t inner) {
+void reduce(T *out, const T *in, ptrdiff_t outer, ptrdiff_t n, ptrdiff_t inner, ptrdiff_t stride) {
     for (ptrdiff_t o = 0; o < outer; o++) {
         if (inner == 1)
             out[o] = reduce_row<R>(in + o * n, n);
         else
-            reduce_columns<R>(out + o * inner, in + o * n * inner, n, inner, inner);
+            reduce_columns<R>(out + o * inner, in + o * n * stride, n, stride, inner);
     }
 }
 

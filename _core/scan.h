@@ -88,10 +88,10 @@ inline void step_rows(const Loop<T> &loop, const Table &table, const Instruction
         const auto reduce = i.kind == SUM ? table.sum : table.amax;
         const ptrdiff_t outer = width / i.inner;
         if (dst.ld == width && a.ld == width * i.n) {
-            reduce(dst.row(r0), a.row(r0), (r1 - r0) * outer, i.n, i.inner);
+            reduce(dst.row(r0), a.row(r0), (r1 - r0) * outer, i.n, i.inner, i.inner);
             break;
         }
-        for (ptrdiff_t r = r0; r < r1; ++r) reduce(dst.row(r), a.row(r), outer, i.n, i.inner);
+        for (ptrdiff_t r = r0; r < r1; ++r) reduce(dst.row(r), a.row(r), outer, i.n, i.inner, i.inner);
         break;
     }
     case GATHER:
