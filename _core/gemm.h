@@ -122,10 +122,11 @@ inline __attribute__((always_inline)) void rank_one(vector<T> (&sum)[R][P * tile
     }
 }
 
-// C[R rows, P panels] [+]= A[R rows, K] B[K, P panels], K <= k_block, whole panels. `stride`: from panel to panel of B.
+// C[R rows, P panels] [+]= A[R rows, K] B[K, P panels], K <= k_block, whole panels. From panel to panel of B it is `stride`
+// elements, from row to row `along`.
 template <class T, int R, int P>
 inline __attribute__((always_inline)) void tile(T *c, index ldc, const T *a, index lda, const T *b, index stride,
-                                                index K, bool add) {
+                                                index K, bool add, index along) {
     constexpr int NR = panel_width<T>, W = NR / tile_vectors, V = P * tile_vectors;
     vector<T> sum[R][V] = {};
     const char *third[(R + 2) / 3];
@@ -137,10 +138,10 @@ inline __attribute__((always_inline)) void tile(T *c, index ldc, const T *a, ind
         for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
             for (int v = 0; v < V; v += 64 / vector_bytes) __builtin_prefetch(c + r * ldc + v * W, 1);
-    for (const T *end = b + K * NR; b != end; b += NR) {
+    for (const T *end = b + K * along; b != end; b += along) {
 #pragma GCC unroll 16
         for (int v = 0; v < V; v += 64 / vector_bytes)  // a line each
-            __builtin_prefetch(b + v / tile_vectors * stride + v % tile_vectors * W + ahead * NR);
+            __builtin_prefetch(b + v / tile_vectors * stride + v % tile_vectors * W + ahead * along);
         rank_one<T, R, P>(sum, third, step, b, stride);
 #pragma GCC unroll 16
         for (int i = 0; i < (R + 2) / 3; ++i) {
@@ -167,15 +168,16 @@ constexpr int panels_at_once(int rows) {
 
 // `tile` over several whole panels: P at a time, then P/2, ..
 template <class T, int R, int P = panels_at_once(R)>
-void strip(T *c, index ldc, const T *a, index lda, const T *b, index stride, index K, index panels, bool add) {
+void strip(T *c, index ldc, const T *a, index lda, const T *b, index stride, index K, index panels, bool add,
+           index along) {
     for (; panels >= P; panels -= P, c += P * panel_width<T>, b += P * stride)
-        tile<T, R, P>(c, ldc, a, lda, b, stride, K, add);
+        tile<T, R, P>(c, ldc, a, lda, b, stride, K, add, along);
     if constexpr (P > 1)
-        if (panels) strip<T, R, P / 2>(c, ldc, a, lda, b, stride, K, panels, add);
+        if (panels) strip<T, R, P / 2>(c, ldc, a, lda, b, stride, K, panels, add, along);
 }
 
 template <class T>
-using Strip = void (*)(T *, index, const T *, index, const T *, index, index, index, bool);
+using Strip = void (*)(T *, index, const T *, index, const T *, index, index, index, bool, index);
 template <class T, int... R>
 inline Strip<T> strip_of(int rows, std::integer_sequence<int, R...>) {
     static constexpr Strip<T> table[] = {strip<T, R + 1>...};
@@ -191,18 +193,18 @@ struct Rows {
 // C[M, panels] [+]= A[M, K] B[K, panels], K <= k_block; `width` counts the columns of C, the last panel may be partial.
 template <class T>
 inline void block(T *c, index ldc, const T *a, index lda, const T *b, index stride, Rows M, index K, index width,
-                  bool add) {
+                  bool add, index along = panel_width<T>) {
     constexpr index NR = panel_width<T>;
     const index whole = width / NR, rest = width % NR;
     for (index i = 0; i < M.tiles; ++i) {
         const index R = M.each + (i < M.taller);
         const Strip<T> run = strip_of<T>(int(R), std::make_integer_sequence<int, tile_rows>());
-        if (whole) run(c, ldc, a, lda, b, stride, K, whole, add);
+        if (whole) run(c, ldc, a, lda, b, stride, K, whole, add, along);
         if (rest) {  // through a whole tile aside, so that no store leaves C
             T aside[tile_rows * NR];
             if (add)
                 for (index r = 0; r < R; ++r) std::memcpy(aside + r * NR, c + r * ldc + whole * NR, rest * sizeof(T));
-            run(aside, NR, a, lda, b + whole * stride, stride, K, 1, add);
+            run(aside, NR, a, lda, b + whole * stride, stride, K, 1, add, along);
             for (index r = 0; r < R; ++r) std::memcpy(c + r * ldc + whole * NR, aside + r * NR, rest * sizeof(T));
         }
         c += R * ldc;
@@ -332,19 +334,27 @@ inline void gemm(T *c, std::ptrdiff_t ldc, const T *a, std::ptrdiff_t a_rs, std:
         if (!add) zero(c, ldc, M, N);
         return;
     }
+    const index blocks = (M + row_block - 1) / row_block, rows_each = (M + blocks - 1) / blocks;  // no small last one
     for (index j0 = 0; j0 < N; j0 += column_block)
         for (index k0 = 0; k0 < K; k0 += k_block<T>) {
             const index n = least(N - j0, column_block), k = least(K - k0, k_block<T>);
-            T *const right = workspace, *const left = workspace + packed_size<T>(k, n);
-            pack_b(right, b + k0 * b_rs + j0 * b_cs, b_rs, b_cs, k, n);
-            for (index i0 = 0; i0 < M; i0 += row_block) {
-                const index m = least(M - i0, row_block);
+            const T *right = b + k0 * b_rs + j0 * b_cs;
+            T *const left = workspace + packed_size<T>(k, n);
+            // Whole panels whose rows lie close together are read as they lie.
+            const bool packs = b_cs != 1 || n % NR || b_rs < n || b_rs * index(sizeof(T)) > 1024;
+            if (packs) {
+                pack_b(workspace, right, b_rs, b_cs, k, n);
+                right = workspace;
+            }
+            const index panel = packs ? k * NR : NR;
+            for (index i0 = 0; i0 < M; i0 += rows_each) {
+                const index m = least(M - i0, rows_each);
                 copy(left, k, a + i0 * a_rs + k0 * a_cs, a_rs, a_cs, m, k);
                 const Rows rows(m);
                 const index group = NR * panels_at_once(int(rows.each));
                 for (index j = 0; j < n; j += group)
-                    block(c + i0 * ldc + j0 + j, ldc, left, k, right + j * k, k * NR, rows, k, least(n - j, group),
-                          add || k0);
+                    block(c + i0 * ldc + j0 + j, ldc, left, k, right + j / NR * panel, panel, rows, k,
+                          least(n - j, group), add || k0, packs ? NR : b_rs);
             }
         }
 }
