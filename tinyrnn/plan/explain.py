@@ -304,7 +304,7 @@ class _Reverse(_Found):
         self.forward, self.outer = forward, plan
         body, step = plan.body, plan.body.step
         learned = {t for t in plan.step.params if t.requires_grad}
-        depends = [bool(learned & {*topological([t])}) for t in (*plan.hoisted, *plan.weights)]
+        depends = [t.requires_grad and bool(learned & {*topological([t])}) for t in (*plan.hoisted, *plan.weights)]
         n = len(plan.hoisted)
         arrive = [k in (*plan.read_before, *plan.read_after) for k in range(len(step.states))]
         values = [t in step.emits for t in forward.keep]

@@ -198,7 +198,7 @@ def _is_light(t: Tensor) -> bool:
     rowed = [s for s in t.inputs if is_rowed(s) and not (is_repeated(s) and not is_rowed(s.inputs[0]))]
     if t.op.code >= 0:
         return bool(rowed) and all(s.shape == t.shape or width(s) == 1 for s in rowed)
-    return bool(rowed) and t.op.name in ("sum", "max", "sum_to", "broadcast_to")
+    return bool(rowed) and t.op.name in ("sum", "max", "sum_to", "broadcast_to", "stop_gradient")
 
 
 def _made_inside(behind: Sequence[Tensor], inner: set[Tensor], level: dict[Tensor, int]) -> set[Tensor]:
