@@ -15,8 +15,7 @@ import numpy.typing as npt
 from tinyrnn import ops
 from tinyrnn._core.tape import Tensor, wrap
 from tinyrnn.module import Cell, as_size, listening
-from tinyrnn.plan import Layout, Plan, plan_of, uniform_layout
-from tinyrnn.plan.checkpoint import run_in_segments
+from tinyrnn.plan import Layout, checkpoint, plan_of, uniform_layout
 
 Array = npt.NDArray[Any]
 Sequences: TypeAlias = Tensor | Array | tuple[Tensor | Array, ...]
@@ -240,9 +239,9 @@ def scan(
     for a cell and kept until one of the cell's attributes is assigned. `tr.explain(cell)` shows it.
 
     Arguments and results are `unroll`'s, and
-    checkpoint_every  keep only the states of every k-th step for the backward pass and compute the steps between again:
-                      memory for k steps instead of T. Values and gradients have the same bits, but that a
-                      parameter's gradient is summed segment by segment.
+    checkpoint_every  keep only the states of about every k-th step for the backward pass and compute the steps between
+                      again: memory for T/k states and k steps instead of T steps, to the same bits. Steps are computed
+                      again in blocks of 8,192 rows (steps times batch); k is rounded to a multiple of these.
 
     Raises what `unroll` raises; PlanError (a ValueError) where the step can not be compiled, naming the line;
     TraceError where it asks for a value, as in `if h[0, 0] > 0`. Inside a `tr.probes()` block it runs as `unroll`,
@@ -261,7 +260,7 @@ def scan(
     flat = [ops.reshape(x, (steps * rows, x.shape[2])) for x in inputs]
     if ends is None:
         layout = uniform_layout(steps, rows, bool(reverse))
-        ys, finals = _run(plan, flat, params, states, layout, checkpoint_every)
+        ys, finals = checkpoint.run(plan, flat, params, states, layout, checkpoint_every)
         return ops.reshape(ys, (steps, rows, ys.shape[1])), tuple(finals)
     # Rows sorted by length, longest first; a sequence holds the rows of each step that are still running.
     order = np.argsort(-ends, kind="stable")
@@ -269,23 +268,9 @@ def scan(
     read = np.concatenate([t * rows + order[:n] for t, n in enumerate(layout.count.tolist())] + [np.zeros(0, np.int64)])
     read = read.astype(np.int64)
     packed = [ops.take(x, read) for x in flat]
-    ys, finals = _run(plan, packed, params, [ops.take(s, order) for s in states], layout, checkpoint_every)
+    ys, finals = checkpoint.run(plan, packed, params, [ops.take(s, order) for s in states], layout, checkpoint_every)
     back = np.full(steps * rows, layout.rows)
     back[read] = np.arange(layout.rows)
     zero = wrap(np.zeros((1, cell.state_sizes[0]), cell.dtype))
     ys = ops.take(ops.concat([ys, zero]), back.reshape(steps, rows))
     return ys, tuple(ops.take(s, np.argsort(order)) for s in finals)
-
-
-def _run(
-    plan: Plan,
-    seqs: Sequence[Tensor],
-    params: Sequence[Tensor],
-    states: Sequence[Tensor],
-    layout: Layout,
-    checkpoint_every: int | None,
-) -> tuple[Tensor, list[Tensor]]:
-    if checkpoint_every is not None and checkpoint_every < layout.steps:
-        return run_in_segments(plan, seqs, params, states, layout, checkpoint_every)
-    emits, _, finals = plan.run(seqs, params, states, layout)
-    return emits[0], finals
