@@ -143,6 +143,14 @@ def work_of_inputs_alone(p, x, h):
     return gate * tr.tanh(h @ p.W_h) + tr.tanh(x @ p.W).max(axis=1, keepdims=True)
 
 
+@odd("W:I,H U:3,3 V:3,4 R:8,H")
+def heads(p, x, h):
+    """Products of parts of a row with one matrix: (B, 2, 3) @ (3, 3)."""
+    parts = tr.concat([h.reshape(-1, 2, 3), tr.tanh(x @ p.W).reshape(-1, 2, 3)], axis=1)
+    turned = tr.tanh(parts[:, :2] @ p.U + parts[:, 2:] @ p.U)
+    return tr.tanh(0.3 * h + (turned @ p.V).reshape(-1, 8) @ p.R) + 0.1 * (parts @ p.U)[:, 1:3].reshape(-1, 6)
+
+
 @odd("W:I,H")
 def columns_alone(p, x, h):
     mean, top = h.mean(axis=1, keepdims=True), x.max(axis=1, keepdims=True)

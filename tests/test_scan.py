@@ -275,6 +275,23 @@ def test_without_gradients_nothing_is_kept():
     assert held < ys.size * 4 * 1.1 + 10_000 < recorded
 
 
+def test_long_sums_round_the_same_with_and_without_gradients():
+    """A product of several blocks of columns that adds itself to a value must do so whatever is kept."""
+
+    class Both(tr.Cell):
+        def __init__(self):
+            super().__init__(1500, 1500, dtype="float32", rng=0)
+            self.W = self.param((1500, 1500))
+
+        def step(self, x, h):
+            return tr.tanh(tr.sigmoid(h * x) + h @ self.W)  # the reverse reads the sigmoid, so training keeps it
+
+    cell, xs = Both(), np.random.default_rng(0).normal(size=(3, 2, 1500)).astype("float32")
+    with tr.no_grad():
+        quiet = tr.scan(cell, xs)[0].data
+    assert_same_bits([tr.scan(cell, xs)[0].data], [quiet])
+
+
 @pytest.mark.parametrize("name", WIDTHS)
 def test_values_have_the_same_bits_with_and_without_gradients(name):
     cell = cell_of(name, "float32")

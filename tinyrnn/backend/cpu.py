@@ -47,6 +47,9 @@ def add_product(buffer: Array, g: Array, a: Array) -> None:
 def matmul(a: Array, b: Array) -> Array:
     if a.ndim == 2 == b.ndim:
         return kernels.matmul(a, b)
+    if b.ndim == 2:  # one product instead of many
+        rows = math.prod(a.shape[:-1])
+        return kernels.matmul(a.reshape(rows, a.shape[-1]), b).reshape(*a.shape[:-1], b.shape[1])
     return np.asarray(np.matmul(a, b))
 
 

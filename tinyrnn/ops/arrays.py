@@ -264,6 +264,8 @@ def _left_vjp(g: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _right_vjp(g: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    if b.ndim == 2 < a.ndim:  # one product instead of many that would have to be summed
+        a, g = (reshape(t, (math.prod(t.shape[:-1]), t.shape[-1])) for t in (a, g))
     fast = turned_product(a, g, True, False)
     return _matmul(_swap(a), g) if fast is None else fast
 
@@ -291,9 +293,7 @@ def matmul(a: Value, b: Value) -> Tensor:
     if n == 1:
         y = matmul(a, reshape(b, (b.size, 1)))
         return reshape(y, y.shape[:-1])
-    shape = _matmul_shape(a.shape, b.shape)
-    if n == 2:  # one product instead of many, whose weight gradients would have to be summed
-        return reshape(_matmul(reshape(a, (math.prod(a.shape[:-1]), a.shape[-1])), b), shape)
+    _matmul_shape(a.shape, b.shape)
     return _matmul(a, b)
 
 

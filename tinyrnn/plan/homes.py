@@ -28,13 +28,20 @@ class Homes:
     """Where the values of a body live: for each a buffer of the program and a column in it."""
 
     def __init__(
-        self, body: Step, keep: Sequence[Tensor], record_states: Sequence[bool], spare: Sequence[bool], chained: bool
+        self,
+        body: Step,
+        keep: Sequence[Tensor],
+        record_states: Sequence[bool],
+        spare: Sequence[bool],
+        chained: bool,
+        ever_kept: Sequence[Tensor],
     ) -> None:
         self.body, self.keep = body, list(keep)
         self.program = Program()
         self.home: dict[Tensor, Home] = {}
         self.nodes = [t for t in topological([*body.nexts, *keep]) if is_rowed(t)]
-        self.readers = consumers([*body.nexts, *keep], self.nodes)
+        later = [t for t in ever_kept if t not in keep]
+        self.readers = consumers([*body.nexts, *keep, *later], self.nodes)
         self.scratch: dict[int, None] = {}
         self.vectors: dict[tuple[Tensor, tuple[int, ...]], int] = {}
         self.adds_into: dict[Tensor, Tensor] = {}  # a product -> the sum that it adds itself into

@@ -31,20 +31,28 @@ def lower(
     record_states: Sequence[bool],
     spare: Sequence[bool] = (),
     chained: bool = False,
+    ever_kept: Sequence[Tensor] = (),
 ) -> Program:
     """The program of a body. keep: the values wanted for the whole sequence; record_states: which states are, too.
 
     spare: which input sequences nobody reads once the loop has; their memory is used again. chained: a step finds the
     recorded states before it where the step before recorded them, as it can where every row runs at every step.
+    ever_kept: what other programs of the body keep; sums are then made in the way that suits all, to the same bits.
     """
-    return _Lowering(body, keep, record_states, spare, chained).program
+    return _Lowering(body, keep, record_states, spare, chained, ever_kept).program
 
 
 class _Lowering(Homes):
     def __init__(
-        self, body: Step, keep: Sequence[Tensor], record_states: Sequence[bool], spare: Sequence[bool], chained: bool
+        self,
+        body: Step,
+        keep: Sequence[Tensor],
+        record_states: Sequence[bool],
+        spare: Sequence[bool],
+        chained: bool,
+        ever_kept: Sequence[Tensor],
     ) -> None:
-        super().__init__(body, keep, record_states, spare, chained)
+        super().__init__(body, keep, record_states, spare, chained, ever_kept)
         self.weight_number: dict[Tensor, int] = {}
         for t in self._schedule():
             self._emit(t)
@@ -195,13 +203,15 @@ class _Lowering(Homes):
 
     def _emit_product(self, t: Tensor) -> None:
         a, w = t.inputs
-        if is_rowed(w) or w.ndim != 2 or a.ndim != 2 or not is_rowed(a):
+        if is_rowed(w) or w.ndim != 2 or a.ndim < 2 or not is_rowed(a):
             raise self._unsupported(t)
         number = self.weight_number.setdefault(w, len(self.program.weights))
         if number == len(self.program.weights):
             self.program.weights.append(w)
-        self._add("product", self._home(t), self._home(a), code=number, width=width(t), inner=width(a),
-                  add=int(t in self.adds_into))  # fmt: skip
+        (to, at), (source, start), (inner, columns) = self._home(t), self._home(a), w.shape
+        for k in range(width(a) // inner):  # a row may hold several rows of the product
+            self._add("product", (to, at + k * columns), (source, start + k * inner), code=number, width=columns,
+                      inner=inner, add=int(t in self.adds_into))  # fmt: skip
 
     def _emit_concat(self, t: Tensor) -> None:
         """The parts side by side; along another axis than the first of a row they are put in order afterwards."""

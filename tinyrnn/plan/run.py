@@ -281,12 +281,18 @@ class Body:
                 g.name = f"d{t.name}"
         return (carried, arriving), found[: len(targets)]
 
+    @cached_property
+    def _sums_in_blocks(self) -> bool:
+        """Whether a product sums in blocks, so that adding itself to a value rounds otherwise than being added."""
+        step = self.step
+        return any(t.op is OPS["matmul"] and width(t.inputs[0]) > 256 for t in topological((*step.nexts, *step.emits)))
+
     def program(
         self, record: Sequence[bool], keep: Sequence[Tensor], chained: bool = True
     ) -> tuple[Program, Array, Array]:
         key = (tuple(record), tuple(id(t) for t in keep), chained)
         if key not in self.programs:
-            program = lower(self.step, keep, record, self.spare, chained)
+            program = lower(self.step, keep, record, self.spare, chained, self.kept if self._sums_in_blocks else ())
             self.programs[key] = (program, program.code(), np.array(program.index, np.int32))
         return self.programs[key]
 

@@ -119,12 +119,12 @@ def consumers(results: Sequence[Tensor], nodes: Iterable[Tensor]) -> dict[Tensor
 
 
 def resized(attr: Any, rows: int) -> Any:
-    """A static attribute with ROWS replaced by a number of rows."""
+    """A static attribute with ROWS, and its multiples, replaced by a number of rows."""
     if isinstance(attr, tuple):
         return tuple(resized(a, rows) for a in attr)
     if isinstance(attr, slice):
         return slice(resized(attr.start, rows), resized(attr.stop, rows), attr.step)
-    return rows if type(attr) is int and attr == ROWS else attr
+    return attr // ROWS * rows if type(attr) is int and attr and attr % ROWS == 0 else attr
 
 
 def replay(results: Sequence[Tensor], known: dict[Tensor, Tensor], rows: int = ROWS) -> list[Tensor]:
