@@ -275,6 +275,25 @@ def test_without_gradients_nothing_is_kept():
     assert held < ys.size * 4 * 1.1 + 10_000 < recorded
 
 
+def test_a_step_of_a_thousand_ops():
+    class Deep(tr.Cell):
+        def __init__(self):
+            super().__init__(3, 3, dtype="float64", rng=0)
+            self.w = self.param(3)
+
+        def step(self, x, h):
+            for _ in range(300):
+                h = x - (self.w + tr.tanh(0.5 * h))
+            return h
+
+    cell, xs = Deep(), tr.tensor(np.random.default_rng(0).normal(size=(2, 2, 3)), requires_grad=True)
+    found = [
+        [ys, tr.grad((ys * ys).sum(), [xs, cell.w])] for ys in (loop(cell, xs)[0] for loop in (tr.scan, tr.unroll))
+    ]
+    for ours, theirs in zip(*[[ys, *grads] for ys, grads in found], strict=True):
+        np.testing.assert_allclose(ours.data, theirs.data, rtol=1e-12, atol=1e-14)
+
+
 def test_long_sums_round_the_same_with_and_without_gradients():
     """A product of several blocks of columns that adds itself to a value must do so whatever is kept."""
 

@@ -177,13 +177,17 @@ def canonical(step: Step) -> Step:
         who = readers[t]
         return t.op in SUMS and len(who) == 1 and who[0] is not None and who[0].op in SUMS and who[0].shape == t.shape
 
-    def terms(t: Tensor, sign: int, root: bool) -> list[Term]:
-        if t.op in SUMS and (root or is_inner(t)):
-            if t.op is neg:
-                return terms(t.inputs[0], -sign, False)
-            a, b = t.inputs
-            return terms(a, sign, False) + terms(b, -sign if t.op is sub else sign, False)
-        return [(sign, known[t])]
+    def terms(root: Tensor) -> list[Term]:
+        found: list[Term] = []
+        stack = [(1, root)]
+        while stack:
+            sign, t = stack.pop()
+            if t.op in SUMS and (t is root or is_inner(t)):
+                signs = (-sign,) if t.op is neg else (sign, -sign if t.op is sub else sign)
+                stack += zip(signs[::-1], t.inputs[::-1], strict=True)
+            else:
+                found.append((sign, known[t]))
+        return found
 
     for t in nodes:
         if t.op is None:
@@ -194,7 +198,7 @@ def canonical(step: Step) -> Step:
             if is_inner(t):
                 known[t] = t  # never read: its reader lays it flat
                 continue
-            settle(t, _sum(_flat(terms(t, 1, True), new_level), new_level, phase, t.shape))
+            settle(t, _sum(_flat(terms(t), new_level), new_level, phase, t.shape))
         elif t.op is OPS["matmul"] and level[t.inputs[1]] == PARAMETER:
             settle(t, _product(known[t.inputs[0]], known[t.inputs[1]], new_level))
         elif t.op is OPS["scatter"]:
@@ -283,15 +287,19 @@ def _sum(terms: list[Term], level: dict[Tensor, int], phase: dict[Tensor, int], 
 
 def _level_of(t: Tensor, level: dict[Tensor, int]) -> int:
     if t not in level:
-        level[t] = max((_level_of(s, level) for s in t.inputs or ()), default=PARAMETER)
+        for s in topological([t], level):
+            if s not in level:
+                level[s] = max((level[r] for r in s.inputs or ()), default=PARAMETER)
     return level[t]
 
 
 def _phase_of(t: Tensor, phase: dict[Tensor, int], level: dict[Tensor, int]) -> int:
     """How many products of a step come before t, one behind the other."""
     if t not in phase:
-        before = max((_phase_of(s, phase, level) for s in t.inputs or ()), default=0)
-        phase[t] = before + (t.op is OPS["matmul"] and _level_of(t, level) == STATE)
+        for s in topological([t], phase):
+            if s not in phase:
+                before = max((phase[r] for r in s.inputs or ()), default=0)
+                phase[s] = before + (s.op is OPS["matmul"] and _level_of(s, level) == STATE)
     return phase[t]
 
 

@@ -416,15 +416,12 @@ def _choose_kept(step: Step, expressions: Sequence[Tensor]) -> list[Tensor]:
     Sums, products of elements and slices of what is there are computed again, which costs less than memory, unless a
     deferred product needs them for the whole sequence; everything else that the reverse reads is kept.
     """
-    own = set(topological([*step.nexts, *step.emits]))
+    own = topological([*step.nexts, *step.emits])
     rowed = {t for t in own if t.op is not None and is_rowed(t)}
     found = topological(expressions, rowed)
-    read = [t for t in found if t in rowed]
+    read = {t for t in found if t in rowed}
     multiplied = {s for t in found if t.op in (OPS["matmul"], OPS["transpose"]) for s in t.inputs}
     kept: dict[Tensor, None] = {}
-
-    def there(t: Tensor) -> bool:
-        return t not in rowed or t in kept or t in step.nexts or (is_cheap(t) and all(there(s) for s in t.inputs))
 
     def is_cheap(t: Tensor) -> bool:
         return t.op in CHEAP and (t.op in VIEWS or t not in multiplied)
@@ -434,12 +431,17 @@ def _choose_kept(step: Step, expressions: Sequence[Tensor]) -> list[Tensor]:
         if t in rowed and t not in step.nexts:
             kept[t] = None
 
-    for t in read:
-        if not is_cheap(t) or t.op in VIEWS:
+    for t in own:
+        if t in read and (not is_cheap(t) or t.op in VIEWS):
             keep(t)
-    for t in read:
-        if not there(t):
+    there: set[Tensor] = set()
+    for t in own:
+        found_again = is_cheap(t) and all(s in there for s in t.inputs)
+        if t not in rowed or t in kept or t in step.nexts or found_again:
+            there.add(t)
+        elif t in read:
             keep(t)
+            there |= {t, source_of(t)}
     return list(kept)
 
 
