@@ -135,7 +135,7 @@ class Bomb:
 
 def foreign(path, kind):
     array = {"x": np.zeros(2)}
-    content = {"format": files.FORMAT, "version": str(files.VERSION), "content": "{}"}
+    content = {"format": files.FORMAT, "version": str(files.FORMATS[files.FORMAT]), "content": "{}"}
     if kind == "text":
         path.write_text("hello, this is no checkpoint at all")
     elif kind == "pickle":
@@ -181,6 +181,18 @@ def test_no_file_and_a_folder_are_named(tmp_path):
         files.load(tmp_path / "none")
     with pytest.raises(IsADirectoryError):
         files.load(tmp_path)
+
+
+def test_a_changed_bit_is_found_and_a_file_without_a_checksum_is_read(saved):
+    whole = saved.read_bytes()
+    saved.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(files.CheckpointError, match=r"is a damaged checkpoint: .*checksum is not that of its content"):
+        files.load(saved)
+    saved.write_bytes(whole)
+    with safetensors.safe_open(saved, framework="numpy") as file:
+        header = {name: text for name, text in file.metadata().items() if name != "crc32"}
+    saved.write_bytes(safetensors.numpy.save(safetensors.numpy.load_file(saved), header))
+    assert files.load(saved).meta["epoch"] == 3
 
 
 # -- what does not fit -------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ def test_a_row_runs_as_if_alone(name, reverse):
     """Values and gradients of each row, also those of its initial state, are those of the row without the others."""
     cell = make(name)
     xs, state = sequence(), initial(cell)
-    weight = np.random.default_rng(3).normal(size=(T, B, H))
+    weight = np.random.default_rng(3).normal(size=(T, B, cell.state_sizes[0]))
 
     def run(xs, state, weight, lengths):
         cell.zero_grad()
@@ -26,7 +26,8 @@ def test_a_row_runs_as_if_alone(name, reverse):
         for s in final:
             loss = loss + (s * s).sum()
         loss.backward()
-        return [ys.data, *(s.data for s in final)], [leaf.grad.data for leaf in leaves], cell
+        grads = [np.zeros(leaf.shape) if leaf.grad is None else leaf.grad.data for leaf in leaves]
+        return [ys.data, *(s.data for s in final)], grads, cell
 
     values, grads, _ = run(xs, state, weight, LENGTHS)
     summed = {n: p.grad.data.copy() for n, p in cell.named_parameters()}

@@ -19,12 +19,18 @@ NAMES = """
     matmul sum mean max reshape transpose broadcast_to concat split stack getitem take astype stop_gradient
     softmax log_softmax cross_entropy mse_loss binary_cross_entropy_with_logits layer_norm dropout
     Module Parameter Cell probe probes unroll scan explain gradcheck GradcheckReport GradcheckError
-    cells nn optim init clip_grad_norm clip_grad_value get_num_threads set_num_threads
+    hvp jvp cells nn optim init files interop clip_grad_norm clip_grad_value get_num_threads set_num_threads save load
 """.split()  # noqa: SIM905
 INSIDE = {
-    tr.cells: "Elman GRU LSTM",
-    tr.nn: "Dropout Embedding Linear",
+    tr.cells: "Additive ConcatenatedLSTM Elman GRU IRNN IndRNN LSTM LayerNormGRU LayerNormLSTM LearnedState LectureGRU "
+    "LectureLSTM MGU MUT1 MUT2 MUT3 Odyssey RecurrentDropout SelectiveRead SelectiveWrite Wrapper Zoneout "
+    "by_name identity names",
+    tr.nn: "RNN Acceptor Dropout Embedding Encoder EncoderDecoder Linear Transducer detach",
     tr.optim: "Adam AdamW Optimizer RMSprop SGD",
+    tr.files: "Checkpoint CheckpointError load save write",
+    tr.interop: "CannotExpressError",
+    tr.interop.torch: "load to_torch",
+    tr.interop.onnx: "Activation InputForgetLSTM OnnxModel load save to_model",
 }
 PUBLIC = {name: getattr(tr, name, None) for name in NAMES}
 PUBLIC |= {f"{part.__name__}.{name}": getattr(part, name) for part, names in INSIDE.items() for name in names.split()}

@@ -3,14 +3,25 @@
 Options are keywords; bind them with functools.partial: `partial(tr.init.uniform, low=-0.1, high=0.1)`.
 rng: numpy.random.Generator. shape: tuple of int. dtype: float32 or float64. Values are drawn in float64 and
 rounded, so that a seed gives the same numbers in both dtypes.
+
+`apply` gives the parameters of a made cell, or of any module, new values by their names; `chrono` those of its gates:
+
+    cell = tr.cells.LSTM(8, 16, rng=0)
+    tr.init.apply(cell, {"W_x*": tr.init.glorot, "W_h*": tr.init.orthogonal, "b_*": 0.0, "b_f": 1.0})
+    tr.init.chrono(cell, 100)
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from tinyrnn.module import Module
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
@@ -66,6 +77,97 @@ def identity(rng: np.random.Generator, shape: Shape, dtype: npt.DTypeLike, *, ga
     """`gain` times the identity, cut or padded with zeros to the shape of the matrix (Le, Jaitly & Hinton 2015)."""
     rows, columns = _matrix("identity", shape)
     return (gain * np.eye(rows, columns)).astype(dtype)
+
+
+def apply(
+    module: Module,
+    rules: Mapping[str, Callable[..., npt.ArrayLike] | npt.ArrayLike],
+    *,
+    rng: np.random.Generator | int | None = None,
+) -> None:
+    """Give the parameters of a cell, or of any module, new initial values by their names.
+
+    rules: name -> a function (rng, shape, dtype) -> array as above, a number, or an array of the parameter's shape. A
+    name may hold "*" for any characters. One without a dot is a parameter's own name, in whatever module it lies:
+    "W_h*" stands for every recurrent matrix of every layer; one with dots is the whole path: "cells.0.*.b_f". Where
+    several rules fit, the last counts; what none fits stays as it is. rng: a Generator or a seed for what is drawn;
+    None: the module's own generator if it has one.
+
+    Raises ValueError for a rule that fits no parameter or gives another shape; then nothing was changed.
+    """
+    own = dict(module.named_parameters())
+    chosen: dict[str, Any] = {}
+    for pattern, rule in rules.items():
+        fits = [n for n in own if fnmatchcase(n if "." in pattern else n.rpartition(".")[2], pattern)]
+        if not fits:
+            raise ValueError(f"the {type(module).__name__} has no parameter {pattern!r}: it has {_listed(own)}")
+        chosen.update(dict.fromkeys(fits, rule))
+    generator = _generator(module, rng)
+    values = {}
+    for name, p in own.items():
+        if name not in chosen:
+            continue
+        rule = chosen[name]
+        value = np.asarray(rule(generator, p.shape, p.dtype) if callable(rule) else rule)
+        if value.shape not in ((), p.shape):
+            raise ValueError(f"the rule for {name} must give shape {p.shape}, got {value.shape}")
+        values[name] = np.broadcast_to(value, p.shape)
+    for name, value in values.items():
+        own[name].data = value
+
+
+def chrono(
+    cell: Module,
+    longest: int,
+    *,
+    gates: Mapping[str, int] | None = None,
+    rng: np.random.Generator | int | None = None,
+) -> None:
+    """Start the gates of a cell so that its units keep their state for 1 to `longest` steps (Tallec & Ollivier 2018).
+
+        b_f = log(u), u uniform in [1, longest - 1); b_i = -b_f          of an LSTM; b_z = -log(u) of a GRU
+
+    A gate at σ(log(u)) forgets about 1/u a step. longest: steps of the longest dependency that is expected, at least 2.
+    gates: the bias of each gate by its name -> 1 if the gate keeps the state, -1 if it writes over it; all share u.
+    None: what the cell says itself, `cell.memory_gates`, as the gated cells of `tr.cells` do. rng: a Generator or a
+    seed; None: the cell's own generator.
+
+    Raises ValueError where the cell has no such bias or says nothing of its gates; then nothing was changed.
+    """
+    if isinstance(longest, bool) or not isinstance(longest, (int, np.integer)):
+        raise TypeError(f"longest must be a number of steps, an int, got {longest!r}")
+    if longest < 2:
+        raise ValueError(f"longest must be at least 2 steps, got {longest}")
+    told = getattr(cell, "memory_gates", None) if gates is None else gates
+    name = type(cell).__name__
+    if not told:
+        raise ValueError(
+            f"the {name} does not say which gates keep its state: name their biases, as in "
+            'gates={"b_f": 1, "b_i": -1}'
+        )
+    own = dict(cell.named_parameters())
+    missing = [b for b in told if b not in own]
+    if missing:
+        raise ValueError(f"the {name} has no parameter {missing[0]!r}: it has {_listed(own)}")
+    if any(sign not in (1, -1) for sign in told.values()):
+        raise ValueError(f"gates must be 1 for a gate that keeps and -1 for one that writes, got {dict(told)}")
+    shapes = {own[b].shape for b in told}
+    if len(shapes) > 1:
+        raise ValueError(f"the biases in gates must be of one shape, got {', '.join(map(str, sorted(shapes)))}")
+    memory = np.log(_generator(cell, rng).uniform(1.0, longest - 1.0, shapes.pop()))
+    for b, sign in told.items():
+        own[b].data = sign * memory
+
+
+def _generator(module: Module, rng: np.random.Generator | int | None) -> np.random.Generator:
+    if isinstance(rng, bool) or not (rng is None or isinstance(rng, (np.random.Generator, int, np.integer))):
+        raise TypeError(f"rng must be a numpy.random.Generator, a seed >= 0 or None, got {rng!r}")
+    own = getattr(module, "rng", None) if rng is None else rng
+    return own if isinstance(own, np.random.Generator) else np.random.default_rng(own)
+
+
+def _listed(names: Mapping[str, Any]) -> str:
+    return ", ".join(names) or "none"
 
 
 def _matrix(name: str, shape: Shape) -> tuple[int, int]:

@@ -152,6 +152,28 @@ class Module:
         for name, p in own.items():
             p.data = arrays[name]
 
+    def arguments(self) -> dict[str, Any]:
+        """What to call the class with to make another module like this one, but for `rng`: by name, read from
+        attributes of the same names.
+
+        `dtype` is among them if the class takes it, also by `**options`. Override it where an argument is kept in
+        another form; `tr.save` writes what it gives. Raises TypeError if an argument was not kept in an attribute:
+        `self.activation = activation`.
+        """
+        found: dict[str, Any] = {}
+        for name, argument in inspect.signature(type(self)).parameters.items():
+            if argument.kind is argument.VAR_KEYWORD and isinstance(self, Cell):
+                found["dtype"] = self.dtype
+            if name == "rng" or argument.kind in STARRED:
+                continue
+            if not hasattr(self, name):
+                raise TypeError(
+                    f"{type(self).__name__} does not keep its argument {name!r}, so another one like it can not be "
+                    f"made; assign self.{name} = {name} in __init__"
+                )
+            found[name] = getattr(self, name)
+        return found
+
     # -- how it looks --------------------------------------------------------------------------------------------------
 
     def extra_repr(self) -> str:
@@ -290,21 +312,11 @@ class Cell(Module):
         return ()
 
     def options(self) -> dict[str, Any]:
-        """The arguments of the class beside sizes, dtype and rng, read from attributes of the same names.
+        """The arguments of the class beside sizes, dtype and rng: `arguments()` without them.
 
         Raises TypeError if an argument was not kept in an attribute: `self.activation = activation`.
         """
-        found: dict[str, Any] = {}
-        for name, argument in inspect.signature(type(self)).parameters.items():
-            if name in ("input_size", "hidden_size", "dtype", "rng") or argument.kind in STARRED:
-                continue
-            if not hasattr(self, name):
-                raise TypeError(
-                    f"{type(self).__name__} does not keep its argument {name!r}, so another one like it can not be "
-                    f"made; assign self.{name} = {name} in __init__"
-                )
-            found[name] = getattr(self, name)
-        return found
+        return {k: v for k, v in self.arguments().items() if k not in ("input_size", "hidden_size", "dtype")}
 
     def another(self, input_size: int | None = None, *, rng: np.random.Generator | int | None = None) -> Cell:
         """A new cell of this class with the same sizes, dtype and `options()`, and parameters of its own.

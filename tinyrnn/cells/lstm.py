@@ -6,11 +6,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyrnn._core.tape import Tensor
-from tinyrnn.module import Cell, probe
-from tinyrnn.ops import sigmoid, tanh
+from tinyrnn.cells.parts import Activation, Gated, as_activation, as_choice
+from tinyrnn.module import as_size, probe
+from tinyrnn.ops import broadcast_to, reshape, sigmoid, sum, tanh
 
 
-class LSTM(Cell):
+class LSTM(Gated):
     """Long short-term memory with a forget gate (Hochreiter & Schmidhuber 1997; Gers, Schmidhuber & Cummins 2000).
 
         i = σ(x W_xi + h W_hi + b_i)        input gate: what is written
@@ -20,8 +21,21 @@ class LSTM(Cell):
         c' = f * c + i * g
         h' = o * tanh(c')
 
-    forget_bias: b_f at the start, 1 so that a new cell remembers (Jozefowicz, Zaremba & Sutskever 2015); None: drawn
-    like the others, uniform in ±1/sqrt(H). States h, c. Probes: "i", "f", "o", "g", "c".
+    Options, in any combination, and what they change in these equations:
+
+        peephole="diagonal"   i, f also see p_i * c, p_f * c;  o sees p_o * c'   (Gers & Schmidhuber 2000; ONNX's P)
+        peephole="full"       k also sees c W_ck, for every gate and the candidate, o too     (lecture 002)
+        coupled="input"       i = 1 - f, no parameters for i     (lecture 001)
+        coupled="output"      o = 1 - i, no parameters for o     (lecture 001)
+        projection=P          h' = (o * tanh(c')) W_p, of width P; W_p (H, P)    (Sak, Senior & Beaufays 2014)
+        cells_per_block=n     i, f, o are (B, H/n), each for a block of n adjacent cells      (lecture 003)
+        bias=False            without b_i, b_f, b_o, b_g
+
+    A block's diagonal peepholes are summed over its cells. gate_activation, activation and output_activation stand
+    for the σ of the gates, the tanh of the candidate and that of c'. forget_bias: b_f at the start, 1 so that a new
+    cell remembers (Jozefowicz, Zaremba & Sutskever 2015); None: drawn like the others, uniform in ±1/sqrt(H). LSTM()
+    is PyTorch's nn.LSTM, with `projection` its proj_size. States h (B, P or H), c (B, H). Probes: "i", "f", "o", "g",
+    "c".
     """
 
     states = ("h", "c")
@@ -32,19 +46,86 @@ class LSTM(Cell):
         hidden_size: int,
         *,
         forget_bias: float | None = 1.0,
+        bias: bool = True,
+        peephole: str | None = None,
+        coupled: str | None = None,
+        projection: int | None = None,
+        cells_per_block: int = 1,
+        activation: Activation = tanh,
+        output_activation: Activation = tanh,
+        gate_activation: Activation = sigmoid,
         dtype: npt.DTypeLike = "float32",
         rng: np.random.Generator | int | None = None,
     ) -> None:
         super().__init__(input_size, hidden_size, dtype=dtype, rng=rng)
-        self.W_xi, self.W_xf, self.W_xo, self.W_xg = (self.param((input_size, hidden_size)) for _ in range(4))
-        self.W_hi, self.W_hf, self.W_ho, self.W_hg = (self.param((hidden_size, hidden_size)) for _ in range(4))
-        biases = (None, forget_bias, None, None)
-        self.b_i, self.b_f, self.b_o, self.b_g = (self.param(hidden_size, init=value) for value in biases)
+        self.forget_bias, self.bias = forget_bias, bool(bias)
+        self.peephole = as_choice("peephole", peephole, (None, "diagonal", "full"))
+        self.coupled = as_choice("coupled", coupled, (None, "input", "output"))
+        self.projection = None if projection is None else as_size("projection", projection)
+        self.cells_per_block = as_size("cells_per_block", cells_per_block)
+        if hidden_size % cells_per_block:
+            raise ValueError(f"cells_per_block must divide hidden_size, {hidden_size}, got {cells_per_block}")
+        self.activation = as_activation("activation", activation)
+        self.output_activation = as_activation("output_activation", output_activation)
+        self.gate_activation = as_activation("gate_activation", gate_activation)
+
+        gates = {"input": "fog", "output": "ifg"}.get(coupled or "", "ifog")
+        widths = {k: hidden_size if k == "g" else hidden_size // cells_per_block for k in gates}
+        self.add_gates(widths, read=projection, bias=bias, starts={"f": forget_bias})
+        if peephole == "diagonal":
+            for k in gates.replace("g", ""):
+                setattr(self, f"p_{k}", self.param(hidden_size))
+        elif peephole == "full":
+            for k, n in widths.items():
+                setattr(self, f"W_c{k}", self.param((hidden_size, n)))
+        if projection is not None:
+            self.W_p = self.param((hidden_size, projection))
+
+    @property
+    def state_sizes(self) -> tuple[int, ...]:
+        """(P or H, H)."""
+        return (self.projection or self.hidden_size, self.hidden_size)
+
+    @property
+    def memory_gates(self) -> dict[str, int]:
+        """b_f keeps, b_i writes."""
+        return {"b_f": 1} if self.coupled == "input" else {"b_f": 1, "b_i": -1}
 
     def step(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        i = probe("i", sigmoid(x @ self.W_xi + h @ self.W_hi + self.b_i))
-        f = probe("f", sigmoid(x @ self.W_xf + h @ self.W_hf + self.b_f))
-        o = probe("o", sigmoid(x @ self.W_xo + h @ self.W_ho + self.b_o))
-        g = probe("g", tanh(x @ self.W_xg + h @ self.W_hg + self.b_g))
-        c = probe("c", f * c + i * g)
-        return o * tanh(c), c
+        σ, gate, see, spread = self.gate_activation, self.gate, self._seen, self._spread
+        if self.coupled == "input":
+            f = gate("f", σ, x, h, see("f", c))
+            i = probe("i", 1 - f)
+        else:
+            i = gate("i", σ, x, h, see("i", c))
+            f = gate("f", σ, x, h, see("f", c))
+        if self.coupled == "output":
+            o = probe("o", 1 - i)
+        elif self.peephole != "diagonal":
+            o = gate("o", σ, x, h, see("o", c))
+        g = gate("g", self.activation, x, h, see("g", c))
+        c = probe("c", spread(f) * c + spread(i) * g)
+        if self.coupled != "output" and self.peephole == "diagonal":
+            o = gate("o", σ, x, h, see("o", c))  # the new c
+        h = spread(o) * self.output_activation(c)
+        return h if self.projection is None else h @ self.W_p, c
+
+    def _seen(self, k: str, c: Tensor) -> Tensor | None:
+        """What peepholes show gate k of c."""
+        if self.peephole is None or (self.peephole == "diagonal" and k == "g"):
+            return None
+        if self.peephole == "full":
+            return c @ getattr(self, f"W_c{k}")
+        seen: Tensor = getattr(self, f"p_{k}") * c
+        return seen if self.cells_per_block == 1 else sum(reshape(seen, (-1, *self._blocks)), axis=2)
+
+    def _spread(self, gate: Tensor) -> Tensor:
+        """A gate of blocks (B, H/n) for every cell (B, H)."""
+        if self.cells_per_block == 1:
+            return gate
+        rows, (blocks, n) = gate.shape[0], self._blocks
+        return reshape(broadcast_to(reshape(gate, (rows, blocks, 1)), (rows, blocks, n)), (rows, blocks * n))
+
+    @property
+    def _blocks(self) -> tuple[int, int]:
+        return self.hidden_size // self.cells_per_block, self.cells_per_block

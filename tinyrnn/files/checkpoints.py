@@ -1,8 +1,6 @@
-"""Checkpoints: a model, its optimiser and its random state in one safetensors file.
+"""Checkpoints: a model, its optimiser and its random state in one file, from which a killed run goes on.
 
-A file is written beside its place, fsynced and renamed, so that under the name stands either what was there before or
-the whole new checkpoint, at whatever moment the process or the machine dies. Reading one never runs code: it holds
-arrays and one JSON text. Names inside: `model/<parameter>`, `optimiser/<array>`, `extra/<array>`.
+Names inside: `model/<parameter>`, `optimiser/<array>`, `extra/<array>`.
 
     tr.files.save("last.safetensors", model, optimiser, meta={"epoch": 3})
     checkpoint = tr.files.load("last.safetensors")
@@ -12,7 +10,6 @@ arrays and one JSON text. Names inside: `model/<parameter>`, `optimiser/<array>`
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,9 +18,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import safetensors
-import safetensors.numpy
 
+from tinyrnn.files.container import CheckpointError, pack, unpack
 from tinyrnn.module import Module
 from tinyrnn.optim import Optimizer
 
@@ -31,11 +27,6 @@ Array = npt.NDArray[Any]
 Rngs = Mapping[str, np.random.Generator]
 
 FORMAT = "tinyrnn checkpoint"
-VERSION = 1
-
-
-class CheckpointError(ValueError):
-    """A file that is not a whole checkpoint of this library, or does not fit what it is to be restored into."""
 
 
 @dataclass(frozen=True)
@@ -105,16 +96,8 @@ def save(
                 numbers[name] = value
     arrays.update({f"extra/{name}": np.asarray(array) for name, array in (extra or {}).items()})
     states = {name: generator.bit_generator.state for name, generator in _generators(model, rngs).items()}
-    header = {
-        "format": FORMAT,
-        "version": str(VERSION),
-        "content": json.dumps(
-            {"meta": dict(meta or {}), "rngs": states, "optimiser": None if optimiser is None else numbers},
-            default=_plain,
-        ),
-    }
-    whole = {name: np.array(array, order="C") for name, array in arrays.items()}  # safetensors wants C order
-    write(path, safetensors.numpy.save(whole, header))
+    content = {"meta": dict(meta or {}), "rngs": states, "optimiser": None if optimiser is None else numbers}
+    pack(path, FORMAT, content, arrays)
 
 
 def load(path: str | os.PathLike[str]) -> Checkpoint:
@@ -123,23 +106,8 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     Raises FileNotFoundError or another OSError that names the path, and CheckpointError for a file that is cut short,
     damaged, of another kind, or of a newer version of this library.
     """
-    place = Path(path)
-    with place.open("rb"):  # safetensors' own errors do not name the file
-        pass
+    place, content, arrays = unpack(path, FORMAT)
     try:
-        with safetensors.safe_open(place, framework="numpy") as file:
-            header = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
-    except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{place} is cut short, damaged or no safetensors file ({error})") from error
-    if header.get("format") != FORMAT:
-        raise CheckpointError(f"{place} is a safetensors file, but no checkpoint of tinyrnn")
-    if header.get("version") != str(VERSION):
-        raise CheckpointError(
-            f"{place} is a checkpoint of version {header.get('version')}; this tinyrnn reads version {VERSION}"
-        )
-    try:
-        content = json.loads(header["content"])
         meta, rngs, numbers = content["meta"], content["rngs"], content["optimiser"]
         groups: dict[str, dict[str, Any]] = {"model": {}, "optimiser": dict(numbers or {}), "extra": {}}
         for name, array in arrays.items():
@@ -155,27 +123,6 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         None if numbers is None else groups["optimiser"],
         rngs,
     )
-
-
-def write(path: str | os.PathLike[str], data: bytes) -> None:
-    """Replace the file at `path` by `data`: first to a temporary file beside it, fsynced, then renamed, then the
-    folder fsynced. Raises OSError; the old file then stays."""
-    place = Path(path)
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(place)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(place.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _generators(model: Module, others: Rngs | None) -> dict[str, np.random.Generator]:
@@ -208,10 +155,3 @@ def _misfits(generators: Rngs, states: Mapping[str, Mapping[str, Any]]) -> list[
         except (TypeError, ValueError, LookupError, ArithmeticError) as error:
             wrong.append(f"generator {name}: {error}")
     return wrong
-
-
-def _plain(value: Any) -> Any:
-    """What JSON writes for NumPy's scalars and arrays (an MT19937 holds its key in one)."""
-    if isinstance(value, (np.generic, np.ndarray)):
-        return value.tolist()
-    raise TypeError(f"meta must hold what JSON can hold, got a {type(value).__name__}")

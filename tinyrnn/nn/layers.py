@@ -28,6 +28,7 @@ class Linear(Module):
         super().__init__()
         self.in_features = as_size("in_features", in_features)
         self.out_features = as_size("out_features", out_features)
+        self.bias = bool(bias)
         self.dtype = float_dtype(dtype)
         rng, bound = as_rng(rng), self.in_features**-0.5
         shape = (self.in_features, self.out_features)
