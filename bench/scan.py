@@ -54,9 +54,9 @@ ROWS = {
         lambda i, h, rng: tr.cells.GRU(i, h, reset="after", flipped=True, rng=rng), peers.GRU_AFTER, (3, 3), "GRU"
     ),
     "gru-before": Row(tr.cells.GRU, peers.GRU_BEFORE, (3, 3)),
-    "peephole": Row(cells.PeepholeLSTM, peers.PEEPHOLE, (4, 4)),
-    "layer-norm": Row(cells.LayerNormLSTM, peers.LAYER_NORM, (4, 4)),
-    "mut1": Row(cells.MUT1, peers.MUT1, (2, 2)),
+    "peephole": Row(lambda i, h, rng: tr.cells.LSTM(i, h, peephole="diagonal", rng=rng), peers.PEEPHOLE, (4, 4)),
+    "layer-norm": Row(tr.cells.LayerNormLSTM, peers.LAYER_NORM, (4, 4)),
+    "mut1": Row(tr.cells.MUT1, peers.MUT1, (2, 2)),
     "random18": Row(cells.Random18, peers.RANDOM18, (2, 2)),
 }
 

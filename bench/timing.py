@@ -31,6 +31,10 @@ class Budget:
     seconds: float = 4.0
 
 
+WARMED = 0.1
+"""Seconds of a slice below which a run that is not measured goes before it: contenders drive each other's data out of
+the caches, as no user's loop does."""
+
 QUICK = Budget(slice=0.005, most=11, least=3, seconds=0.5)
 
 
@@ -80,13 +84,12 @@ def _measure(
     figures: dict[str, list[float]] = {name: [] for name in runs}
     wall = busy = 0.0
     if benchmark.measure == "first":
-        calls, rounds = dict.fromkeys(runs, 1), budget.least
+        calls, lengths, rounds = dict.fromkeys(runs, 1), dict.fromkeys(runs, 0.0), budget.least
     else:
-        calls, lengths = {}, 0.0
-        for name, run in runs.items():
-            calls[name], seconds = _calibrate(run, benchmark, budget.slice)
-            lengths += seconds
-        rounds = min(max(int(budget.seconds / lengths), budget.least), budget.most)
+        found = {name: _calibrate(run, benchmark, budget.slice) for name, run in runs.items()}
+        calls = {name: n for name, (n, _) in found.items()}
+        lengths = {name: seconds for name, (_, seconds) in found.items()}
+        rounds = min(max(int(budget.seconds / sum(lengths.values())), budget.least), budget.most)
     names = list(runs)
     for k in range(rounds):
         turn = k % len(names)
@@ -94,7 +97,7 @@ def _measure(
             run, n = runs[name], calls[name]
             if benchmark.measure == "first":
                 run = factories[name]()
-            elif n > 1:
+            elif lengths[name] < WARMED:
                 run()  # brings its data back into the caches
             worked, passed = _slice(run, n, benchmark)
             figures[name].append((passed if benchmark.clock == "wall" else worked) / n)

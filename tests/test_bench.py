@@ -93,7 +93,8 @@ def test_contenders_take_turns(measure):
     result = compare(Benchmark("turns", "some", contender("a"), peers, measure=measure), budget)
     assert result.slices == 3
     assert set(result.figures) == {"tinyrnn", "b", "c"}
-    assert "".join(seen).endswith("abcbcacab")  # each round begins with another one
+    turns = "abcbcacab"  # each round begins with another one; a short slice is preceded by a run that is not measured
+    assert "".join(seen).endswith(turns if measure == "first" else "".join(name + name for name in turns))
 
 
 def test_a_peer_that_is_missing_or_wrong_is_left_out():
@@ -171,11 +172,10 @@ def test_random18_has_18_ops():
     assert sum(node.op is not None for node in tape.nodes) == 18
 
 
-@pytest.mark.parametrize("name", ["PeepholeLSTM", "LayerNormLSTM", "MUT1", "Random18"])
-def test_cells_of_the_bench(name):
-    from bench import cells
+def test_random18_has_true_gradients():
+    from bench.cells import Random18
 
-    cell = getattr(cells, name)(3, 3, dtype="float64", rng=0)
+    cell = Random18(3, 3, dtype="float64", rng=0)
     xs = tr.tensor(np.random.default_rng(1).normal(size=(3, 2, 3)), requires_grad=True)
     assert tr.gradcheck(lambda xs, *_: tr.unroll(cell, xs)[0], [xs, *cell.parameters()])
 
