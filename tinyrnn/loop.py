@@ -15,6 +15,7 @@ import numpy.typing as npt
 from tinyrnn import ops
 from tinyrnn._core.tape import Tensor, wrap
 from tinyrnn.module import Cell, as_size, listening
+from tinyrnn.ops.arrays import RESHAPE
 from tinyrnn.plan import Layout, checkpoint, plan_of, uniform_layout
 
 Array = npt.NDArray[Any]
@@ -257,11 +258,11 @@ def scan(
     plan, params = plan_of(cell, tuple(x.shape[2] for x in inputs))
     if steps == 0:
         return wrap(np.zeros((0, rows, cell.state_sizes[0]), cell.dtype)), states
-    flat = [ops.reshape(x, (steps * rows, x.shape[2])) for x in inputs]
+    flat = [RESHAPE(x, (steps * rows, x.shape[2])) for x in inputs]
     if ends is None:
         layout = uniform_layout(steps, rows, bool(reverse))
         ys, finals = checkpoint.run(plan, flat, params, states, layout, checkpoint_every)
-        return ops.reshape(ys, (steps, rows, ys.shape[1])), tuple(finals)
+        return RESHAPE(ys, (steps, rows, ys.shape[1])), tuple(finals)
     # Rows sorted by length, longest first; a sequence holds the rows of each step that are still running.
     order = np.argsort(-ends, kind="stable")
     layout = Layout(ends[order], bool(reverse))

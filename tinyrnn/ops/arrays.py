@@ -52,7 +52,7 @@ def _one_axis(axis: int, ndim: int) -> int:
 
 # -- shape -------------------------------------------------------------------------------------------------------------
 
-_reshape = Op(
+RESHAPE = _reshape = Op(
     "reshape", 1, (lambda g, y, x, shape: reshape(g, x.shape),),
     forward=backend.reshape, shape=lambda x, shape: shape,
 )  # fmt: skip
@@ -187,7 +187,7 @@ def _indexed_shape(shape: Shape, index: Any) -> Shape:
     return np.shape(np.broadcast_to(np.float32(0), shape)[index])
 
 
-_getitem = Op(
+GETITEM = _getitem = Op(
     "getitem", 1, (lambda g, y, x, index: _scatter(g, x.shape, index),),
     forward=backend.getitem, shape=_indexed_shape, accumulate=(backend.add_at,),
 )  # fmt: skip

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyrnn._core.tape import Tensor
-from tinyrnn.ops import getitem, take
+from tinyrnn.ops import take
+from tinyrnn.ops.arrays import GETITEM
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,17 +62,17 @@ class Layout:
     def after(self, states: Tensor) -> Tensor:
         """The states after every step, (rows, w)."""
         cut = slice(0, self.rows) if self.backwards else slice(self.batch, None)
-        return getitem(states, cut)
+        return GETITEM(states, cut)
 
     def initial(self, states: Tensor) -> Tensor:
         """The states before the first step, (batch, w)."""
         cut = slice(self.rows, None) if self.backwards else slice(0, self.batch)
-        return getitem(states, cut)
+        return GETITEM(states, cut)
 
     def before(self, states: Tensor) -> Tensor:
         """The states before every step, (rows, w)."""
         if self.uniform:
-            return getitem(states, slice(self.batch, None) if self.backwards else slice(0, self.rows))
+            return GETITEM(states, slice(self.batch, None) if self.backwards else slice(0, self.rows))
         return take(states, self._before)
 
     @cached_property
@@ -89,7 +90,7 @@ class Layout:
     def final(self, states: Tensor) -> Tensor:
         """The states after each row's last step, (batch, w)."""
         if self.uniform:
-            return getitem(states, slice(0, self.batch) if self.backwards else slice(self.rows, None))
+            return GETITEM(states, slice(0, self.batch) if self.backwards else slice(self.rows, None))
         r = np.arange(self.batch)
         if self.backwards:
             last = np.where(self.ends > 0, r, self.rows + r)

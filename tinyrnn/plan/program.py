@@ -66,6 +66,16 @@ class Program:
                 for i in self.instructions)
         )  # fmt: skip
 
+    @cached_property
+    def fixed(self) -> list[tuple[int, None, None, int]]:
+        """For each buffer what `kernels.run_loop` wants to know if it has no array of its own."""
+        return [(spec.number, None, None, spec.columns) for spec in self.buffers]
+
+    @cached_property
+    def filled(self) -> list[tuple[int, BufferSpec]]:
+        """The buffers that have, by number."""
+        return [(k, spec) for k, spec in enumerate(self.buffers) if spec.place not in ("scratch", "tile")]
+
     def code(self) -> NDArray[np.int32]:
         rows = [[i[f] for f in kernels.INSTRUCTION_FIELDS] for i in self.instructions]
         return np.array(rows, np.int32).reshape(len(rows), len(kernels.INSTRUCTION_FIELDS))

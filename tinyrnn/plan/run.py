@@ -347,9 +347,9 @@ class Body:
                 pairs.append((start.copy(), np.empty(start.shape, dtype) if layout.uniform else start.copy()))
         values = dict(zip(step.params, params, strict=True))
         flat = [_matrix(t._array, rows, width(leaf)) for t, leaf in zip(seqs, step.seqs, strict=True)]
-        buffers: list[tuple[int, Array | None, Array | None, int]] = []
-        for spec in program.buffers:
-            one = two = None
+        buffers: list[tuple[int, Array | None, Array | None, int]] = [*program.fixed]
+        for number, spec in program.filled:
+            two = None
             source: Any = spec.source
             if spec.place == "sequence":
                 kind, k = source
@@ -369,7 +369,7 @@ class Body:
                 one = values.get(tensor, tensor)._array
                 if one.shape != row or not one.flags.c_contiguous:
                     one = np.ascontiguousarray(np.broadcast_to(one, (1, *row)))
-            buffers.append((spec.number, one, two, spec.columns))
+            buffers[number] = (buffers[number][0], one, two, spec.columns)
         weights = [values[w]._array for w in program.weights]
         if layout.steps:
             kernels.run_loop(
