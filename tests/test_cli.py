@@ -1,5 +1,6 @@
 """The command line as a person meets it: what it says, where it says it, and with which exit code."""
 
+import importlib.util
 import json
 import os
 import re
@@ -8,8 +9,10 @@ import subprocess
 import sys
 
 import pytest
+from small_runs import recordings
 
 import tinyrnn as tr
+from tinyrnn import train
 from tinyrnn.cli import main, show
 from tinyrnn.train import loop
 
@@ -80,6 +83,10 @@ COMMANDS = [
     ["train", "adding"],
     ["train", "copy"],
     ["train", "text"],
+    ["train", "vowels"],
+    ["train", "dates"],
+    ["train", "agreement"],
+    ["agreement"],
     ["predict"],
     ["sample"],
     ["gradcheck"],
@@ -92,7 +99,7 @@ def test_help_lists_the_commands(ran):
     for words in ("train", "predict", "sample", "gradcheck", "Example: tinyrnn train sentiment"):
         assert words in out
     assert ran()[0] in (0, 2)  # as click's version has it
-    assert ran("train", "--help")[1].count("Learn to") == 4
+    assert ran("train", "--help")[1].count("Learn to") == 7
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -187,6 +194,91 @@ def test_train_a_text_then_sample_from_it(ran, tmp_path):
     assert ran("sample", tmp_path / "r", "--seed", 1)[1] != ran("sample", tmp_path / "r")[1]
 
 
+@pytest.mark.parametrize(
+    ("command", "text", "says"),
+    [
+        (["dates", "--dates", 40, "--held-out", 20, "--embed", 3], "3rd of May 2021", r"[\d-]{0,10}\n"),
+        (["agreement", "--sentences", 40, "--held-out", 20, "--longest", 8], "the cats", r"(was|were)  \d\d\.\d%\n"),
+        (["vowels", "--noise", 0.1, "--one-way"], "1 " * 12, r"speaker \d  \d\d\.\d%\n"),
+    ],
+    ids=["dates", "agreement", "vowels"],
+)
+def test_train_the_patterns_then_predict(ran, tmp_path, monkeypatch, command, text, says):
+    monkeypatch.setattr("tinyrnn.train.vowels.read_vowels", lambda part: recordings(5, seed=len(part)))
+    code, out, err = ran("train", *command, *TINY, "--run", tmp_path / "r")
+    assert (code, err) == (0, "")
+    assert "Test of epoch 1, the best: loss" in out
+    assert f"Try: tinyrnn predict {tmp_path / 'r'} " in out
+    code, out, err = ran("predict", tmp_path / "r", text)
+    assert (code, err) == (0, "")
+    assert re.match(says, out)
+
+
+def test_predict_of_a_run_that_has_nothing_to_say(ran, tmp_path):
+    assert ran("train", "adding", *TINY, "--steps", 10, "--sequences", 32, "--run", tmp_path)[0] == 0
+    code, _, err = ran("predict", tmp_path, "one and one")
+    assert code == 1
+    assert "is a run of `tinyrnn train adding`; this needs one of sentiment, vowels, dates, agreement" in err
+
+
+# -- agreement ---------------------------------------------------------------------------------------------------------
+
+COMPARE = ["--cell", "mgu", "--cell", "elman", "--longest", 8, "--sentences", 60, "--epochs", 2, "--hidden", 4]
+
+
+def test_agreement_compares_cells(ran, tmp_path):
+    code, out, err = ran("agreement", *COMPARE, "--seeds", 2, "--run", tmp_path)
+    assert (code, err) == (0, "")
+    rows = [line.split() for line in out.splitlines() if re.match(r"cell|mgu|elman", line)]
+    assert rows[0] == ["cell", "parameters", "0", "1-3", "4-12"]
+    assert [row[:2] for row in rows[1:]] == [["mgu", "168"], ["elman", "84"]]
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert table["distances"] == rows[0][2:]
+    for name, parameters, *shown in rows[1:]:
+        found = table["accuracy"][name]
+        assert len(found["by_seed"]) == 2
+        assert found["mean"] == pytest.approx([sum(column) / 2 for column in zip(*found["by_seed"], strict=True)])
+        assert [f"{value:.3f}" for value in found["mean"]] == shown
+        assert (found["units"], found["parameters"]) == (4, int(parameters))
+    drawn = importlib.util.find_spec("matplotlib") is not None
+    assert (tmp_path / "table.png").exists() == drawn
+    assert ("table.png" in out) == drawn
+    assert max(map(len, out.splitlines()[:3])) <= 80
+
+
+def test_agreement_of_equal_parameters(ran, tmp_path):
+    """The Elman cell, of I H + H² + H parameters, gets as many units as the other's 2 (I H + H² + H) allow."""
+    assert ran("agreement", *COMPARE, "--seeds", 1, "--equal-parameters", "--run", tmp_path)[0] == 0
+    found = json.loads((tmp_path / "table.json").read_text())["accuracy"]
+    count = {units: 16 * units + units**2 + units for units in range(20)}
+    assert (found["mgu"]["units"], found["mgu"]["parameters"]) == (4, 2 * count[4])
+    units = found["elman"]["units"]
+    assert found["elman"]["parameters"] == count[units] <= 2 * count[4] < count[units + 1]
+
+
+def test_agreement_stops_and_goes_on_to_the_same_table(ran, tmp_path, monkeypatch):
+    whole, folder = tmp_path / "whole", tmp_path / "stopped"
+    assert ran("agreement", *COMPARE, "--seeds", 1, "--run", whole)[0] == 0
+
+    class Stopping(train.Trainer):
+        def _step(self, batch):
+            super()._step(batch)
+            if self.task.options.cell == "elman" and self.progress.step == 3:
+                self.stop()
+
+    monkeypatch.setattr("tinyrnn.cli.agreement.Trainer", Stopping)
+    code, out, err = ran("agreement", *COMPARE, "--seeds", 1, "--run", folder)
+    assert (code, err) == (130, "")
+    assert "the same command with --resume" in out
+    assert not (folder / "table.json").exists()
+    monkeypatch.setattr("tinyrnn.cli.agreement.Trainer", train.Trainer)
+    code, _, err = ran("agreement", *COMPARE, "--seeds", 1, "--run", folder)
+    assert code == 1
+    assert "holds a run already: go on with --resume" in err
+    assert ran("agreement", *COMPARE, "--seeds", 1, "--run", folder, "--resume")[0] == 0
+    assert (folder / "table.json").read_bytes() == (whole / "table.json").read_bytes()
+
+
 # -- gradcheck ---------------------------------------------------------------------------------------------------------
 
 
@@ -194,7 +286,7 @@ def test_gradcheck_prints_a_table_of_all_cells(ran):
     code, out, _ = ran("gradcheck")
     assert code == 0
     rows = out.splitlines()
-    for name in tr.cells.__all__:
+    for name in tr.cells.names():
         assert any(row.startswith(name) and row.endswith("ok") for row in rows), name
 
 
@@ -224,6 +316,10 @@ WRONG = [
     (["predict", "TRAINED", ""], 1, "the text holds no word: ''"),
     (["predict", "TRAINED", "?! ..."], 1, "the text holds no word: '?! ...'"),
     (["predict", "TRAINED"], 2, "(see tinyrnn predict --help)"),
+    (["agreement", "--cell", "gru", "--cell", "gru"], 1, "each --cell must be given once, got gru, gru"),
+    (["agreement", "--cell", "grus"], 1, "there is no cell 'grus'; there are Additive, "),
+    (["agreement", "--longest", "7"], 2, "Invalid value for '--longest': "),
+    (["train", "dates", "--held-out", "20000"], 1, "held_out must be >= 1 and less than half of the 36,525 days"),
     (["sample", "TRAINED"], 1, "is a run of `tinyrnn train sentiment`; this needs one of text"),
     (["train", "sentiment", "--run", "TRAINED"], 1, "holds a run already: go on with --resume, or take another"),
     (["train", "sentiment", "--run", "nowhere", "--resume"], 1, "there is no run folder nowhere"),
@@ -234,7 +330,7 @@ WRONG = [
     (["train", "sentiment", "--lr", "fast"], 2, "Invalid value for '--lr': "),
     (["train", "sentiment", "--lr", "inf"], 2, "--lr"),
     (["train", "sentiment", "--dropout", "1.5"], 2, "Invalid value for '--dropout': "),
-    (["train", "sentiment", "--cell", "transformer"], 2, "'transformer' is not one of 'lstm', 'gru', 'elman'"),
+    (["train", "sentiment", "--cell", "transformer"], 2, "there is no cell 'transformer'; there are Additive, "),
     (["train", "sentiment", "--run", "FILE"], 1, "is a file, not a folder for a run"),
     (["train", "sentiment", "--run", "FILE/deeper"], 1, "Not a directory"),
     (["train", "text", "--file", "none.txt"], 1, "none.txt: No such file or directory"),
@@ -277,10 +373,10 @@ def test_missing_reviews_name_the_extra(ran, monkeypatch, tmp_path):
 
 
 def test_a_fault_of_the_program_is_not_hidden(monkeypatch, tmp_path):
-    def broken(options):
+    def broken(*args, **options):
         raise AssertionError("a fault")
 
-    monkeypatch.setattr("tinyrnn.cli.train.adding_task", broken)
+    monkeypatch.setattr("tinyrnn.cli.train.Trainer", broken)
     with pytest.raises(AssertionError, match="a fault"):
         main(["train", "adding", "--run", str(tmp_path / "r")])
 
@@ -359,7 +455,7 @@ def test_a_bar_is_shown_on_a_terminal_for_work_above_2_seconds(monkeypatch, seco
     for k in range(1, 101):
         clock.now += seconds
         display.batch_ends(k, Tally(loss=1.0, hits=1, total=2, tokens=20_000 * k, seconds=0.1 * k))
-        shown.append(display.bar is not None)
+        shown.append(display.bar.shown is not None)
     display.close()
     assert any(shown) == bar
     text = out.file.getvalue()

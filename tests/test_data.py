@@ -103,6 +103,77 @@ def test_the_real_reviews():
     assert not {tuple(r.words) for r in split.train} & {tuple(r.words) for r in split.test}
 
 
+# -- recordings --------------------------------------------------------------------------------------------------------
+
+TS = """
+# a comment
+@problemName Two
+@univariate false
+@classLabel true low high
+@data
+1,2,3:-1,-2.5,1e-3:high
+
+4:5:low
+"""
+
+
+def write_ts(folder, text):
+    path = folder / "two.ts"
+    path.write_text(text)
+    return path
+
+
+def test_ts_files_hold_series_of_any_length(tmp_path):
+    first, second = data.read_ts(write_ts(tmp_path, TS))
+    assert first.values.tolist() == [[1, -1], [2, -2.5], [3, np.float32(1e-3)]]
+    assert first.values.dtype == np.float32
+    assert (first.label, second.label) == (1, 0)
+    assert second.values.tolist() == [[4, 5]]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("high\n\n", "loud\n", r"two.ts, line 7: the label must be one of low, high, got 'loud'"),
+        ("-1,", "", r"two.ts, line 7: all channels must be as long, got \[3, 2\]"),
+        ("-1,", "x,", r"two.ts, line 7: could not convert string to float: 'x'"),
+        ("-1,", "NaN,", r"two.ts, line 7: every value must be a finite number"),
+        ("4:5", "4", r"two.ts: every series must have as many channels, got \[1, 2\]"),
+        ("@data", "", r"two.ts holds no series: no line comes behind @data"),
+        ("true low high", "false", r"two.ts, line 7: the label must be one of none, got 'high'"),
+        ("1,2,3:-1,-2.5,1e-3:high", "high", r"two.ts, line 7: all channels must be as long, got \[\]"),
+    ],
+)
+def test_a_ts_file_of_another_form_says_where(tmp_path, old, new, says):
+    with pytest.raises(ValueError, match=says):
+        data.read_ts(write_ts(tmp_path, TS.replace(old, new)))
+
+
+@pytest.mark.vowels
+def test_the_real_vowels():
+    """What is known of them: counts of the speakers, lengths and the first values of UCI's ae.train and ae.test."""
+    before = set(sys.modules)
+    train, test = data.read_vowels("train"), data.read_vowels("test")
+    assert "aeon" not in set(sys.modules) - before
+    assert (len(train), len(test)) == (270, 370)
+    assert np.bincount([r.label for r in train]).tolist() == [30] * 9
+    assert np.bincount([r.label for r in test]).tolist() == [31, 35, 88, 44, 29, 24, 40, 50, 29]
+    assert {r.values.shape[1] for r in train + test} == {12}
+    lengths = [len(r.values) for r in train + test]
+    assert (min(lengths), max(lengths)) == (7, 29)
+    assert sum(lengths[:270]) == 4274
+    assert sum(lengths[270:]) == 5687
+    assert train[0].values[0, :2].tolist() == pytest.approx([1.860936, -0.207383])
+
+
+def test_missing_vowels_name_the_line_that_brings_them(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(data.MissingExtraError, match=r"pip install --no-deps aeon$"):
+        data.read_vowels("train")
+    with pytest.raises(ValueError, match='part must be "train" or "test", got \'valid\''):
+        data.read_vowels("valid")
+
+
 # -- words -------------------------------------------------------------------------------------------------------------
 
 

@@ -48,7 +48,8 @@ def test_the_two_lines_are_shell(tmp_path):
         subprocess.run(["sh", "-n", "-c", line], check=True)
 
 
-def test_python_blocks_run_and_print_what_they_say(capsys):
+def test_python_blocks_run_and_print_what_they_say(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # one saves a file
     namespace = {"__name__": "readme"}
     for line, code in blocks("python"):
         exec(compile("\n" * line + code, str(README), "exec"), namespace)

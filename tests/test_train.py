@@ -72,7 +72,7 @@ def test_two_directions_are_one_and_its_mirror_image():
     for b, n in enumerate(lengths):
         mirrored[:n, b] = ids[:n, b][::-1]
     before = model(ids, lengths).numpy()
-    model.forwards, model.backwards = model.backwards, model.forwards
+    model.rnn.cells[0].reverse()
     model.readout.W.data = np.roll(model.readout.W.data, 5, axis=0)
     assert model(mirrored, lengths).numpy() == pytest.approx(before, rel=1e-5)
 
@@ -112,9 +112,9 @@ def test_sampling_follows_the_seed_the_temperature_and_the_alphabet(tmp_path):
 
 
 def test_a_memory_starts_with_gates_that_keep():
-    lstm = adding(steps=50).model.cell
+    lstm = adding(steps=50).model.rnn.cells[0][0]
     assert tr.sigmoid(lstm.b_f).numpy() == pytest.approx(1 - 1 / 51, rel=1e-5)
-    gru = adding(steps=50, cell="gru").model.cell
+    gru = adding(steps=50, cell="gru").model.rnn.cells[0][0]
     assert tr.sigmoid(gru.b_z).numpy() == pytest.approx(1 / 51, rel=1e-5)
 
 

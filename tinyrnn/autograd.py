@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ContextDecorator
 from typing import Any, overload
 
@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from tinyrnn._core.tape import EVERYTHING, OFF, ON, Tape, Tensor, set_mode
 from tinyrnn.backend import check_device
+from tinyrnn.checks import type_name
 
 __all__ = ["Tape", "Tensor", "enable_grad", "grad", "no_grad", "tensor"]
 
@@ -89,16 +90,19 @@ def grad(
     allow_unused: return None for an input that the outputs do not depend on, instead of raising RuntimeError.
     Returns a Tensor if inputs is one, else a tuple.
     """
-    out = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-    wanted = [inputs] if isinstance(inputs, Tensor) else list(inputs)
-    for name, tensors in (("outputs", out), ("inputs", wanted)):
-        for t in tensors:
-            if not isinstance(t, Tensor):
-                raise TypeError(f"{name} must be Tensors, got {type(t).__name__}")
+    out, wanted = _tensors("outputs", outputs), _tensors("inputs", inputs)
+    if not out:
+        raise ValueError("outputs must be one Tensor or more, got none")
     if grad_outputs is None:
         seeds: list[Any] = [None] * len(out)
+    elif isinstance(outputs, Tensor):
+        seeds = [grad_outputs]
+    elif isinstance(grad_outputs, Iterable):
+        seeds = list(grad_outputs)
     else:
-        seeds = [grad_outputs] if isinstance(outputs, Tensor) else list(grad_outputs)
+        raise TypeError(
+            f"grad_outputs must be a list, one entry for each of the {len(out)} outputs, got {type_name(grad_outputs)}"
+        )
     if len(seeds) != len(out):
         raise ValueError(f"grad_outputs must have one entry for each of the {len(out)} outputs, got {len(seeds)}")
     for i, t in enumerate(wanted):
@@ -112,3 +116,16 @@ def grad(
                 f"the outputs do not depend on inputs[{i}], of shape {wanted[i].shape}; allow_unused=True returns None"
             )
     return found[0] if isinstance(inputs, Tensor) else tuple(found)
+
+
+def _tensors(name: str, value: Any) -> list[Tensor]:
+    """One Tensor or several, as a list."""
+    if isinstance(value, Tensor):
+        return [value]
+    if not isinstance(value, Iterable):
+        raise TypeError(f"{name} must be Tensors, got {type_name(value)}")
+    found = list(value)
+    for t in found:
+        if not isinstance(t, Tensor):
+            raise TypeError(f"{name} must be Tensors, got {type_name(t)}")
+    return found

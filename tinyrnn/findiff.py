@@ -186,9 +186,14 @@ def _check_settings(
     if not callable(fn):
         raise TypeError(f"fn must be a function or a Module, got {type(fn).__name__}")
     for name, value in (("eps", eps), ("atol", atol), ("rtol", rtol)):
-        if value is not None and not (isfinite(value) and value >= 0 and (value > 0 or name != "eps")):
-            raise ValueError(f"{name} must be a {'positive' if name == 'eps' else 'non-negative'} number, got {value}")
-    if order not in (1, 2):
+        if value is None:
+            continue
+        needs = f"{name} must be a {'positive' if name == 'eps' else 'non-negative'} number"
+        if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+            raise TypeError(f"{needs}, got {value!r}")
+        if not (isfinite(value) and value >= 0 and (value > 0 or name != "eps")):
+            raise ValueError(f"{needs}, got {value}")
+    if isinstance(order, bool) or order not in (1, 2):
         raise ValueError(f"order must be 1 or 2, got {order!r}")
     if directions is not None:
         if isinstance(directions, bool) or not isinstance(directions, int | np.integer):
@@ -211,6 +216,8 @@ def _leaves(fn: object, inputs: Any) -> tuple[list[Any], Named]:
             if np.asarray(given).dtype.kind in "iub":
                 args.append(given)
                 continue
+            if np.asarray(given).dtype.kind != "f":
+                raise TypeError(f"{label} must be a Tensor or an array of real numbers, got {np.asarray(given).dtype}")
             value = tensor(np.asarray(given), dtype=np.float64)
         else:
             raise TypeError(f"{label} must be a Tensor or an array of numbers, got {type(given).__name__}")

@@ -20,6 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from tinyrnn._core.tape import float_dtype
+from tinyrnn.checks import as_array, as_generator, as_number, as_rng, is_int, put_back, type_name
+
 if TYPE_CHECKING:
     from tinyrnn.module import Module
 
@@ -29,37 +32,39 @@ Shape = tuple[int, ...]
 
 def zeros(rng: np.random.Generator, shape: Shape, dtype: npt.DTypeLike) -> Array:
     """All zeros."""
-    return np.zeros(shape, dtype)
+    return np.zeros(_shape(shape), float_dtype(dtype))
 
 
 def constant(rng: np.random.Generator, shape: Shape, dtype: npt.DTypeLike, *, value: float = 1.0) -> Array:
     """All `value`."""
-    return np.full(shape, value, dtype)
+    return np.full(_shape(shape), as_number("value", value), float_dtype(dtype))
 
 
 def uniform(
     rng: np.random.Generator, shape: Shape, dtype: npt.DTypeLike, *, low: float = -0.1, high: float = 0.1
 ) -> Array:
     """Uniform in [low, high)."""
+    low, high, dtype = as_number("low", low), as_number("high", high), float_dtype(dtype)
     if not low <= high:
         raise ValueError(f"low must be <= high, got low={low}, high={high}")
-    return rng.uniform(low, high, shape).astype(dtype)
+    return as_generator(rng).uniform(low, high, _shape(shape)).astype(dtype)
 
 
 def normal(
     rng: np.random.Generator, shape: Shape, dtype: npt.DTypeLike, *, mean: float = 0.0, std: float = 1.0
 ) -> Array:
     """Normal with the given mean and standard deviation."""
-    if not std >= 0:
+    mean, dtype = as_number("mean", mean), float_dtype(dtype)
+    if as_number("std", std) < 0:
         raise ValueError(f"std must be >= 0, got {std}")
-    return rng.normal(mean, std, shape).astype(dtype)
+    return as_generator(rng).normal(mean, std, _shape(shape)).astype(dtype)
 
 
 def glorot(rng: np.random.Generator, shape: Shape, dtype: npt.DTypeLike, *, gain: float = 1.0) -> Array:
     """Uniform in ±gain·sqrt(6 / (rows + columns)), for a matrix (Glorot & Bengio 2010, eq. 16)."""
     rows, columns = _matrix("glorot", shape)
-    bound = gain * (6 / (rows + columns)) ** 0.5
-    return rng.uniform(-bound, bound, shape).astype(dtype)
+    dtype, bound = float_dtype(dtype), as_number("gain", gain) * (6 / max(rows + columns, 1)) ** 0.5
+    return as_generator(rng).uniform(-bound, bound, (rows, columns)).astype(dtype)
 
 
 def orthogonal(rng: np.random.Generator, shape: Shape, dtype: npt.DTypeLike, *, gain: float = 1.0) -> Array:
@@ -68,7 +73,8 @@ def orthogonal(rng: np.random.Generator, shape: Shape, dtype: npt.DTypeLike, *, 
     Uniform over all such matrices: the signs of the QR decomposition's diagonal are divided out.
     """
     rows, columns = _matrix("orthogonal", shape)
-    q, r = np.linalg.qr(rng.normal(size=(max(rows, columns), min(rows, columns))))
+    gain, dtype = as_number("gain", gain), float_dtype(dtype)
+    q, r = np.linalg.qr(as_generator(rng).normal(size=(max(rows, columns), min(rows, columns))))
     q = q * np.where(np.diagonal(r) < 0, -1.0, 1.0)
     return np.ascontiguousarray(gain * (q if rows >= columns else q.T), dtype=dtype)
 
@@ -76,7 +82,7 @@ def orthogonal(rng: np.random.Generator, shape: Shape, dtype: npt.DTypeLike, *, 
 def identity(rng: np.random.Generator, shape: Shape, dtype: npt.DTypeLike, *, gain: float = 1.0) -> Array:
     """`gain` times the identity, cut or padded with zeros to the shape of the matrix (Le, Jaitly & Hinton 2015)."""
     rows, columns = _matrix("identity", shape)
-    return (gain * np.eye(rows, columns)).astype(dtype)
+    return (as_number("gain", gain) * np.eye(rows, columns)).astype(float_dtype(dtype))
 
 
 def apply(
@@ -93,9 +99,12 @@ def apply(
     several rules fit, the last counts; what none fits stays as it is. rng: a Generator or a seed for what is drawn;
     None: the module's own generator if it has one.
 
-    Raises ValueError for a rule that fits no parameter or gives another shape; then nothing was changed.
+    Raises TypeError or ValueError for what is no module, no rule or no seed, for a rule that fits no parameter or gives
+    another shape; then nothing was changed, neither a parameter nor a generator.
     """
-    own = dict(module.named_parameters())
+    own = _parameters(module, "module")
+    if not isinstance(rules, Mapping) or not all(isinstance(pattern, str) for pattern in rules):
+        raise TypeError(f"rules must be a dict of rules by names, got {rules!r}")
     chosen: dict[str, Any] = {}
     for pattern, rule in rules.items():
         fits = [n for n in own if fnmatchcase(n if "." in pattern else n.rpartition(".")[2], pattern)]
@@ -104,14 +113,17 @@ def apply(
         chosen.update(dict.fromkeys(fits, rule))
     generator = _generator(module, rng)
     values = {}
-    for name, p in own.items():
-        if name not in chosen:
-            continue
-        rule = chosen[name]
-        value = np.asarray(rule(generator, p.shape, p.dtype) if callable(rule) else rule)
-        if value.shape not in ((), p.shape):
-            raise ValueError(f"the rule for {name} must give shape {p.shape}, got {value.shape}")
-        values[name] = np.broadcast_to(value, p.shape)
+    with put_back(generator):
+        for name, p in own.items():
+            if name not in chosen:
+                continue
+            rule = chosen[name]
+            value = as_array(f"the rule for {name}", rule(generator, p.shape, p.dtype) if callable(rule) else rule)
+            if value.dtype.kind not in "fiub":
+                raise TypeError(f"the rule for {name} must give numbers, got {value.dtype.name}")
+            if value.shape not in ((), p.shape):
+                raise ValueError(f"the rule for {name} must give shape {p.shape}, got {value.shape}")
+            values[name] = np.broadcast_to(value, p.shape)
     for name, value in values.items():
         own[name].data = value
 
@@ -138,14 +150,15 @@ def chrono(
         raise TypeError(f"longest must be a number of steps, an int, got {longest!r}")
     if longest < 2:
         raise ValueError(f"longest must be at least 2 steps, got {longest}")
+    own, name = _parameters(cell, "cell"), type(cell).__name__
+    if gates is not None and not isinstance(gates, Mapping):
+        raise TypeError(f"gates must be a dict of 1 and -1 by the names of biases, got {gates!r}")
     told = getattr(cell, "memory_gates", None) if gates is None else gates
-    name = type(cell).__name__
     if not told:
         raise ValueError(
             f"the {name} does not say which gates keep its state: name their biases, as in "
             'gates={"b_f": 1, "b_i": -1}'
         )
-    own = dict(cell.named_parameters())
     missing = [b for b in told if b not in own]
     if missing:
         raise ValueError(f"the {name} has no parameter {missing[0]!r}: it has {_listed(own)}")
@@ -160,17 +173,28 @@ def chrono(
 
 
 def _generator(module: Module, rng: np.random.Generator | int | None) -> np.random.Generator:
-    if isinstance(rng, bool) or not (rng is None or isinstance(rng, (np.random.Generator, int, np.integer))):
-        raise TypeError(f"rng must be a numpy.random.Generator, a seed >= 0 or None, got {rng!r}")
     own = getattr(module, "rng", None) if rng is None else rng
-    return own if isinstance(own, np.random.Generator) else np.random.default_rng(own)
+    return as_rng(own)
+
+
+def _parameters(module: Any, name: str) -> dict[str, Any]:
+    if not callable(getattr(module, "named_parameters", None)) or isinstance(module, type):
+        raise TypeError(f"{name} must be a tr.Module, got {module if isinstance(module, type) else type_name(module)}")
+    return dict(module.named_parameters())
 
 
 def _listed(names: Mapping[str, Any]) -> str:
     return ", ".join(names) or "none"
 
 
+def _shape(shape: Shape) -> Shape:
+    """`shape` as a tuple of int >= 0."""
+    if not isinstance(shape, (tuple, list)) or not all(is_int(n) and n >= 0 for n in shape):
+        raise ValueError(f"shape must be a tuple of ints >= 0, got {shape!r}")
+    return tuple(map(int, shape))
+
+
 def _matrix(name: str, shape: Shape) -> tuple[int, int]:
-    if len(shape) != 2:
+    if len(_shape(shape)) != 2:
         raise ValueError(f"{name} needs the shape of a matrix, got {shape}")
     return shape[0], shape[1]

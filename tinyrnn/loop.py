@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from tinyrnn import ops
 from tinyrnn._core.tape import Tensor, wrap
-from tinyrnn.module import Cell, as_size, listening
-from tinyrnn.ops.arrays import RESHAPE
-from tinyrnn.plan import Layout, checkpoint, plan_of, uniform_layout
+from tinyrnn.checks import as_array, as_size, put_back, type_name
+from tinyrnn.module import Cell, listening
+from tinyrnn.plan import Batch, checkpoint, plan_of
 
 Array = npt.NDArray[Any]
 Sequences: TypeAlias = Tensor | Array | tuple[Tensor | Array, ...]
@@ -30,6 +30,7 @@ def unroll(
     *,
     lengths: npt.ArrayLike | None = None,
     reverse: bool = False,
+    check_finite: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Run a cell over time, op by op on the tape: (ys (T, B, H), the final states (B, size) each).
 
@@ -40,14 +41,18 @@ def unroll(
     lengths  (B,) ints in 0..T, in any order: row b is a sequence of lengths[b] steps. After its end its state stays
              and its outputs are 0; what xs holds there is never read, and its gradient is 0. None: T for all.
     reverse  run every row from its own last step to its first; outputs stand at the positions of their inputs.
+    check_finite  raise ValueError for the first NaN or infinity in xs, as far as it is read, and in state: it names the
+             time, the row and the feature.
 
     The rows of a batch with lengths are run longest first, and each step, and its probes, see only those that go on.
     Raises TypeError or ValueError that names the argument, what it got and what it needs; the check of the arguments
-    comes before the first step.
+    comes before the first step, and leaves the cell's random generator where it was. There may be no steps (the final
+    states are the first ones) and no rows.
     """
-    inputs, states = check_arguments(cell, xs, state)
+    inputs, states, ends = check_arguments(cell, xs, state, lengths, check_finite)
     steps, rows = inputs[0].shape[:2]
-    ends = check_lengths(lengths, steps, rows)
+    with put_back(*_generators(cell)):
+        inputs += _draws(cell, len(inputs), steps, rows)
     if steps == 0:
         return wrap(np.zeros((0, rows, cell.state_sizes[0]), cell.dtype)), states
     if ends is None:
@@ -117,44 +122,44 @@ def take_step(cell: Cell, inputs: Sequence[Tensor], states: tuple[Tensor, ...]) 
 # -- arguments ---------------------------------------------------------------------------------------------------------
 
 
-def check_arguments(cell: Cell, xs: Sequences, state: States) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """The time inputs and the initial states as Tensors of the cell's dtype; raises for what does not fit."""
+def check_arguments(
+    cell: Cell, xs: Sequences, state: States, lengths: npt.ArrayLike | None, check_finite: bool
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], npt.NDArray[np.int64] | None]:
+    """The time inputs and the initial states as Tensors of the cell's dtype, and the lengths; raises for what does not
+    fit. Draws no random number.
+    """
     if not isinstance(cell, Cell):
         hint = "; make one of the class first" if isinstance(cell, type) else ""
-        raise TypeError(f"cell must be a tr.Cell, got {cell!r}{hint}")
+        raise TypeError(f"cell must be a tr.Cell, got {cell if isinstance(cell, type) else type_name(cell)}{hint}")
     several = isinstance(xs, tuple)
-    if several and not xs:
+    given = xs if several else (xs,)
+    names = [f"xs[{k}]" for k in range(len(given))] if several else ["xs"]
+    if not given:
         raise ValueError("xs must hold one or more time inputs, got an empty tuple")
-    inputs = tuple(
-        _as_tensor(f"xs[{k}]" if several else "xs", x, cell, "or a tuple of these") for k, x in enumerate(xs)
-    ) if several else (_as_tensor("xs", xs, cell, "or a tuple of these"),)  # fmt: skip
-    for k, x in enumerate(inputs):
-        name = f"xs[{k}]" if several else "xs"
+    inputs = tuple(_as_tensor(name, x, cell, "or a tuple of these") for name, x in zip(names, given, strict=True))
+    for name, x in zip(names, inputs, strict=True):
         if x.ndim != 3:
             raise ValueError(f"{name} must be (time, batch, features), got shape {x.shape}")
         if x.shape[:2] != inputs[0].shape[:2]:
             raise ValueError(f"{name} must have the time and batch of xs[0], {inputs[0].shape[:2]}, got {x.shape[:2]}")
     if inputs[0].shape[2] != cell.input_size:
         raise ValueError(
-            f"{'xs[0]' if several else 'xs'} must be (time, batch, {cell.input_size}), the input_size of this "
-            f"{type(cell).__name__}, got shape {inputs[0].shape}"
+            f"{names[0]} must be (time, batch, {cell.input_size}), the input_size of this {type(cell).__name__}, got "
+            f"shape {inputs[0].shape}"
         )
-    states = _check_state(cell, state, inputs[0].shape[1])
-    if type(cell).draws is not Cell.draws:
-        inputs += _check_draws(cell, *inputs[0].shape[:2])
-    if several:
-        try:
-            inspect.signature(cell.step).bind(*inputs, *states)
-        except TypeError:
-            raise TypeError(
-                f"xs must hold as many time inputs as {type(cell).__name__}.step{inspect.signature(cell.step)} takes "
-                f"before its {len(states)} states, got {len(inputs)}"
-            ) from None
-    return inputs, states
+    steps, rows = inputs[0].shape[:2]
+    ends = check_lengths(lengths, steps, rows)
+    states = _check_state(cell, state, rows)
+    if check_finite:
+        for name, x in zip(names, inputs, strict=True):
+            check_finite_sequence(name, x, ends)
+        check_finite_states("state", cell, states)
+    return inputs, states, ends
 
 
-def _check_draws(cell: Cell, steps: int, rows: int) -> tuple[Tensor, ...]:
-    drawn = tuple(cell.draws(steps, rows))
+def _draws(cell: Cell, count: int, steps: int, rows: int) -> tuple[Tensor, ...]:
+    """What the cell draws for one run; raises unless its step takes it behind `count` time inputs."""
+    drawn = () if type(cell).draws is Cell.draws else tuple(cell.draws(steps, rows))
     for k, t in enumerate(drawn):
         fits = isinstance(t, Tensor) and t.ndim == 3 and t.shape[:2] == (steps, rows) and t.dtype == cell.dtype
         if not fits:
@@ -162,7 +167,41 @@ def _check_draws(cell: Cell, steps: int, rows: int) -> tuple[Tensor, ...]:
                 f"{type(cell).__name__}.draws({steps}, {rows}) must give tensors ({steps}, {rows}, n) {cell.dtype}, "
                 f"got {_about(t)} as number {k}"
             )
+    others = len(drawn) + len(cell.states)
+    low, high = cell._step_takes()
+    if not low <= count + others <= high:
+        needs = f"{low - others}{'' if low == high else ' or more'}"
+        raise TypeError(
+            f"xs must hold {needs}, as many time inputs as {type(cell).__name__}.step{inspect.signature(cell.step)} "
+            f"takes before its {len(cell.states)} states, got {count}"
+        )
     return drawn
+
+
+def _generators(cell: Cell) -> list[np.random.Generator]:
+    """What the draws of a cell may come from."""
+    if type(cell).draws is Cell.draws:
+        return []
+    return [m.rng for m in cell.modules() if isinstance(getattr(m, "rng", None), np.random.Generator)]
+
+
+def check_finite_sequence(name: str, x: Tensor, ends: npt.NDArray[np.int64] | None) -> None:
+    """Raise for the first NaN or infinity of a sequence (time, batch, features), within each row's end."""
+    wrong = ~np.isfinite(x._array)
+    if ends is not None:
+        wrong &= (np.arange(x.shape[0])[:, None] < ends)[:, :, None]
+    if wrong.any():
+        t, b, k = (int(i) for i in np.argwhere(wrong)[0])
+        raise ValueError(f"{name} must be finite (check_finite), got {x._array[t, b, k]} at time {t}, row {b}, feature {k}")
+
+
+def check_finite_states(name: str, cell: Cell, states: Sequence[Tensor | Array]) -> None:
+    """Raise for the first NaN or infinity of a cell's states (batch, features)."""
+    for label, state in zip(cell.states, states, strict=True):
+        values = state._array if isinstance(state, Tensor) else state
+        if not (finite := np.isfinite(values)).all():
+            b, k = (int(i) for i in np.argwhere(~finite)[0])
+            raise ValueError(f"{name}, {label!r}, must be finite (check_finite), got {values[b, k]} at row {b}, feature {k}")
 
 
 def _check_state(cell: Cell, state: States, rows: int) -> tuple[Tensor, ...]:
@@ -172,7 +211,7 @@ def _check_state(cell: Cell, state: States, rows: int) -> tuple[Tensor, ...]:
     if state is None:
         state, source = cell.initial_state(rows), f"{type(cell).__name__}.initial_state({rows})"
     elif not isinstance(state, (Tensor, np.ndarray, tuple, list)):
-        raise TypeError(f"state must be a Tensor, a tuple of Tensors or None, got {type(state).__name__}")
+        raise TypeError(f"state must be a Tensor, a tuple of Tensors or None, got {type_name(state)}")
     given = (state,) if isinstance(state, (Tensor, np.ndarray)) else tuple(state)
     if len(given) != len(cell.states):
         raise ValueError(f"{source} must be {len(cell.states)} tensors, {', '.join(cell.states)}, got {len(given)}")
@@ -189,7 +228,7 @@ def check_lengths(lengths: npt.ArrayLike | None, steps: int, rows: int) -> npt.N
     """lengths as an int64 array (rows,) of numbers in 0..steps; None if every row runs through all steps."""
     if lengths is None:
         return None
-    ends = np.asarray(lengths)
+    ends = as_array("lengths", lengths)
     if ends.shape != (rows,):
         raise ValueError(f"lengths must be of shape ({rows},), one for each row of the batch, got {ends.shape}")
     if ends.dtype.kind not in "iu" and ends.size:
@@ -207,7 +246,7 @@ def _as_tensor(name: str, value: Any, cell: Cell, also: str = "") -> Tensor:
             raise TypeError(f"{name} must be {cell.dtype} like the {type(cell).__name__}, got {value.dtype}")
         return value
     if not isinstance(value, np.ndarray):
-        raise TypeError(f"{name} must be a Tensor or an array {also}".rstrip() + f", got {type(value).__name__}")
+        raise TypeError(f"{name} must be a Tensor or an array {also}".rstrip() + f", got {type_name(value)}")
     if value.dtype.kind not in "fiub":
         raise TypeError(f"{name} must be an array of numbers, got {value.dtype}")
     return Tensor(value, dtype=cell.dtype)
@@ -218,7 +257,7 @@ def _tell(cell: Cell, states: Sequence[Tensor]) -> str:
 
 
 def _about(value: Any) -> str:
-    return f"{value.shape} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+    return f"{value.shape} {value.dtype}" if isinstance(value, Tensor) else type_name(value)
 
 
 # -- the compiled loop -------------------------------------------------------------------------------------------------
@@ -232,6 +271,7 @@ def scan(
     lengths: npt.ArrayLike | None = None,
     reverse: bool = False,
     checkpoint_every: int | None = None,
+    check_finite: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """`unroll` at the speed of a hand-written kernel: (ys (T, B, H), the final states (B, size) each).
 
@@ -249,29 +289,17 @@ def scan(
     which probes can watch.
     """
     if listening():
-        return unroll(cell, xs, state, lengths=lengths, reverse=reverse)
-    inputs, states = check_arguments(cell, xs, state)
-    steps, rows = inputs[0].shape[:2]
-    ends = check_lengths(lengths, steps, rows)
+        return unroll(cell, xs, state, lengths=lengths, reverse=reverse, check_finite=check_finite)
     if checkpoint_every is not None:
         as_size("checkpoint_every", checkpoint_every)
-    plan, params = plan_of(cell, tuple(x.shape[2] for x in inputs))
+    inputs, states, ends = check_arguments(cell, xs, state, lengths, check_finite)
+    steps, rows = inputs[0].shape[:2]
+    with put_back(*_generators(cell)):
+        inputs += _draws(cell, len(inputs), steps, rows)
+        plan, params = plan_of(cell, tuple(x.shape[2] for x in inputs))
     if steps == 0:
         return wrap(np.zeros((0, rows, cell.state_sizes[0]), cell.dtype)), states
-    flat = [RESHAPE(x, (steps * rows, x.shape[2])) for x in inputs]
-    if ends is None:
-        layout = uniform_layout(steps, rows, bool(reverse))
-        ys, finals = checkpoint.run(plan, flat, params, states, layout, checkpoint_every)
-        return RESHAPE(ys, (steps, rows, ys.shape[1])), tuple(finals)
-    # Rows sorted by length, longest first; a sequence holds the rows of each step that are still running.
-    order = np.argsort(-ends, kind="stable")
-    layout = Layout(ends[order], bool(reverse))
-    read = np.concatenate([t * rows + order[:n] for t, n in enumerate(layout.count.tolist())] + [np.zeros(0, np.int64)])
-    read = read.astype(np.int64)
-    packed = [ops.take(x, read) for x in flat]
-    ys, finals = checkpoint.run(plan, packed, params, [ops.take(s, order) for s in states], layout, checkpoint_every)
-    back = np.full(steps * rows, layout.rows)
-    back[read] = np.arange(layout.rows)
-    zero = wrap(np.zeros((1, cell.state_sizes[0]), cell.dtype))
-    ys = ops.take(ops.concat([ys, zero]), back.reshape(steps, rows))
-    return ys, tuple(ops.take(s, np.argsort(order)) for s in finals)
+    batch = Batch(steps, rows, ends, bool(reverse))
+    seqs, first = [batch.pack(x) for x in inputs], [batch.sort(s) for s in states]
+    ys, finals = checkpoint.run(plan, seqs, params, first, batch.layout, checkpoint_every)
+    return batch.unpack(ys), tuple(batch.unsort(s) for s in finals)

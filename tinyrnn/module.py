@@ -10,6 +10,8 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
+from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -17,6 +19,7 @@ import numpy.typing as npt
 
 from tinyrnn import init as initialisers
 from tinyrnn._core.tape import EVERYTHING, Tensor, float_dtype, mode, wrap
+from tinyrnn.checks import as_array, as_count, as_rng, as_size, type_name
 
 Array = npt.NDArray[Any]
 STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -136,7 +139,7 @@ class Module:
         if not isinstance(state, Mapping):
             raise TypeError(f"state must be a dict of arrays, got {type(state).__name__}")
         own = dict(self.named_parameters())
-        arrays = {name: np.asarray(value) for name, value in state.items()}
+        arrays = {name: as_array(f"state[{name!r}]", value) for name, value in state.items()}
         wrong = [f"missing: {name} {p.shape} {p.dtype}" for name, p in own.items() if name not in arrays]
         wrong += [f"unexpected: {name} {a.shape} {a.dtype}" for name, a in arrays.items() if name not in own]
         for name, p in own.items():
@@ -292,15 +295,18 @@ class Cell(Module):
             bound = self.hidden_size**-0.5
             values: Any = initialisers.uniform(self.rng, shape, self.dtype, low=-bound, high=bound)
         else:
-            values = np.asarray(init(self.rng, shape, self.dtype) if callable(init) else init)
+            values = as_array("init", init(self.rng, shape, self.dtype) if callable(init) else init)
             if values.ndim == 0:
                 values = np.full(shape, values)
+        if values.dtype.kind not in "fiub":
+            raise TypeError(f"init must give numbers, got {values.dtype.name}")
         if values.shape != shape:
             raise ValueError(f"init must give shape {shape}, got {values.shape}")
         return Parameter(values, dtype=self.dtype)
 
     def initial_state(self, batch: int) -> tuple[Tensor, ...]:
         """The states before the first step: zeros, (batch, size) each."""
+        batch = as_count("batch", batch)
         return tuple(wrap(np.zeros((batch, size), self.dtype)) for size in self.state_sizes)
 
     def draws(self, steps: int, batch: int) -> tuple[Tensor, ...]:
@@ -335,29 +341,61 @@ class Cell(Module):
         raise NotImplementedError(f"{type(self).__name__} defines no step()")
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """`step`: calling a cell takes one step."""
+        """`step` on checked arguments: calling a cell takes one step.
+
+        Arrays become Tensors of the cell's dtype. Raises TypeError or ValueError that names the argument, what it got
+        and what it needs.
+        """
+        if not kwargs.keys() - {"mask"}:
+            args = self._checked(args)
         return self.step(*args, **kwargs)
+
+    def _checked(self, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
+        """The arguments of a step as Tensors: time inputs, what `draws` gives, states."""
+        n, kind = len(args) - len(self.states), type(self).__name__
+        low, high = self._step_takes()
+        if n < 1 or not low <= len(args) <= high:
+            drawn = len(self.draws(0, 0))
+            needs = f"x, {f'{drawn} of draws, ' if drawn else ''}{', '.join(self.states)}"
+            raise TypeError(f"{kind} takes {needs}, each (batch, features), got {len(args)} arguments")
+        names = ["x" if k == 0 else f"x{k + 1}" for k in range(n)] + list(self.states)
+        widths = [self.input_size, *[None] * (n - 1), *self.state_sizes]
+        found: list[Tensor] = []
+        for name, value, width in zip(names, args, widths, strict=True):
+            if isinstance(value, Tensor):
+                if value.dtype != self.dtype:
+                    raise TypeError(f"{name} must be {self.dtype} like the {kind}, got {value.dtype}")
+            elif not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
+                got = value.dtype if isinstance(value, np.ndarray) else type_name(value)
+                raise TypeError(f"{name} must be a Tensor or an array of numbers, got {got}")
+            else:
+                value = Tensor(value, dtype=self.dtype)
+            if value.ndim != 2 or width not in (None, value.shape[1]):
+                raise ValueError(f"{name} must be (batch, {width or 'features'}) for this {kind}, got shape {value.shape}")
+            if found and value.shape[0] != found[0].shape[0]:
+                raise ValueError(f"{name} must have the {found[0].shape[0]} rows of x, got {value.shape[0]}")
+            found.append(value)
+        return tuple(found)
+
+    def _step_takes(self) -> tuple[int, float]:
+        """How many arguments `step` takes, at least and at most: time inputs, draws and states."""
+        if not inspect.ismethod(self.step):
+            return _positional(self.step)
+        low, high = _positional(self.step.__func__)
+        return low - 1, high - 1
 
     def extra_repr(self) -> str:
         return f"{self.input_size}, {self.hidden_size}"
 
 
-def as_size(name: str, value: int) -> int:
-    """`value` as an int >= 1; errors name the argument `name`."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be a positive int, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be a positive int, got {value}")
-    return int(value)
-
-
-def as_rng(rng: np.random.Generator | int | None) -> np.random.Generator:
-    """`rng` itself, or a Generator seeded by an int >= 0, or one seeded by the system for None."""
-    if isinstance(rng, np.random.Generator):
-        return rng
-    if rng is None or (isinstance(rng, (int, np.integer)) and not isinstance(rng, bool) and rng >= 0):
-        return np.random.default_rng(rng)
-    raise TypeError(f"rng must be a numpy.random.Generator, a seed >= 0 or None, got {rng!r}")
+@lru_cache(maxsize=1024)
+def _positional(step: Callable[..., Any]) -> tuple[int, float]:
+    """How many positional arguments a function takes, at least and at most."""
+    known = list(inspect.signature(step).parameters.values())
+    named = [p for p in known if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    least = sum(p.default is p.empty for p in named)
+    starred = any(p.kind is p.VAR_POSITIONAL for p in known)
+    return least, inf if starred else len(named)
 
 
 # -- probes ------------------------------------------------------------------------------------------------------------
@@ -372,6 +410,8 @@ def listening() -> bool:
 
 def probe(name: str, value: Tensor) -> Tensor:
     """`value` itself, seen under `name` by every `probes()` block around the call, and called so in `tr.explain`."""
+    if not isinstance(value, Tensor) or not isinstance(name, str):
+        raise TypeError(f"probe needs a name, a str, and a value, a Tensor, got {type_name(name)} and {type_name(value)}")
     if mode() == EVERYTHING and value.op is not None and value.name is None:
         value.name = name
     for seen in _listening.get():
@@ -385,8 +425,21 @@ def probes() -> Iterator[dict[str, list[Tensor]]]:
 
     After `with tr.probes() as seen: tr.unroll(lstm, xs)`, seen["f"][t] is the forget gate at step t, (B, H).
     """
+    with _collect(_listening.get()) as seen:
+        yield seen
+
+
+@contextmanager
+def probes_alone() -> Iterator[dict[str, list[Tensor]]]:
+    """`probes()`, but the blocks around see nothing of it: for who calls a step on values that are no run's."""
+    with _collect(()) as seen:
+        yield seen
+
+
+@contextmanager
+def _collect(others: tuple[dict[str, list[Tensor]], ...]) -> Iterator[dict[str, list[Tensor]]]:
     seen: dict[str, list[Tensor]] = {}
-    token = _listening.set((*_listening.get(), seen))
+    token = _listening.set((*others, seen))
     try:
         yield seen
     finally:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from tinyrnn._core import kernels
 from tinyrnn._core.tape import Tensor
+from tinyrnn.checks import as_array, type_name
 from tinyrnn.module import Parameter
 
 Array = npt.NDArray[Any]
@@ -65,7 +66,7 @@ class Optimizer:
                     p._bump()
 
     def _update(self, group: _Group, arrays: list[Array], gradients: list[Array | None]) -> None:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} defines no update; SGD, RMSprop, Adam and AdamW do")
 
     def zero_grad(self) -> None:
         """Forget the gradients: every parameter's `.grad` is None afterwards."""
@@ -87,10 +88,17 @@ class Optimizer:
         another shape, dtype or size; then nothing was changed.
         """
         if not isinstance(state, Mapping):
-            raise TypeError(f"state must be a dict, got {type(state).__name__}")
+            raise TypeError(f"state must be a dict, got {type_name(state)}")
         own = self._arrays()
-        given = {name: np.asarray(value) for name, value in state.items() if name != "lr"}
+        given = {name: as_array(f"state[{name!r}]", value) for name, value in state.items() if name != "lr"}
         wrong = [f"missing: {name}" for name in ("lr", *own) if name not in state]
+        lr = self.lr
+        if "lr" in state:
+            try:
+                value = state["lr"]
+                lr = _number("lr", value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value)
+            except (TypeError, ValueError) as error:
+                wrong.append(str(error))
         wrong += [f"unexpected: {name}" for name in given if name not in own]
         for name in [n for n in own if n in given]:
             if given[name].shape != own[name].shape or given[name].dtype != own[name].dtype:
@@ -98,11 +106,13 @@ class Optimizer:
                 wrong.append(f"{name}: got {got.shape} {got.dtype}, needs {needs.shape} {needs.dtype}")
             elif name.startswith("sizes.") and (given[name] != own[name]).any():
                 wrong.append(f"{name}: the parameters differ, got {given[name].tolist()}, needs {own[name].tolist()}")
+            elif name.startswith("steps.") and (given[name] < 0).any():
+                wrong.append(f"{name}: got {given[name].tolist()}, needs counts >= 0")
         if wrong:
             raise ValueError(
                 f"state does not fit this {type(self).__name__}, nothing was loaded:\n  " + "\n  ".join(wrong)
             )
-        self.lr = float(state["lr"])
+        self.lr = lr
         for name, array in own.items():
             array[...] = given[name]
 
@@ -229,17 +239,18 @@ class AdamW(Adam):
 
 def _learnable(params: Iterable[Tensor]) -> list[Tensor]:
     if isinstance(params, Tensor) or not isinstance(params, Iterable):
-        raise TypeError(f"params must be Tensors, as model.parameters() gives them, got a {type(params).__name__}")
+        raise TypeError(f"params must be Tensors, as model.parameters() gives them, got a {type_name(params)}")
     found = list(params)
     if not found:
         raise ValueError("params must hold at least one parameter, got none")
     for k, p in enumerate(found):
         if not isinstance(p, Tensor):
             raise TypeError(
-                f"params must be Tensors, as model.parameters() gives them, got a {type(p).__name__} inside"
+                f"params must be Tensors, as model.parameters() gives them, got a {type_name(p)} as number {k}"
             )
         if not p.is_leaf or not (p.requires_grad or isinstance(p, Parameter)):  # a Parameter may be frozen
-            raise ValueError(f"params[{k}] must be a leaf that requires a gradient, got {p!r}")
+            what = "a leaf without gradient" if p.is_leaf else f"the result of {p.op.name}"
+            raise ValueError(f"params[{k}] must be a leaf that requires a gradient, got {what}, of shape {p.shape}")
     if len({id(p) for p in found}) < len(found):
         raise ValueError("params must be different tensors, got one of them twice")
     return found

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from tinyrnn._core.tape import Tensor
 from tinyrnn.cells.parts import Activation, OptionCell, as_activation, masked, plus
+from tinyrnn.checks import as_number
 from tinyrnn.module import probe
 from tinyrnn.ops import relu, tanh
 
@@ -58,8 +59,9 @@ class IRNN(Elman):
         dtype: npt.DTypeLike = "float32",
         rng: np.random.Generator | int | None = None,
     ) -> None:
+        scale = as_number("scale", scale)
         super().__init__(input_size, hidden_size, activation=relu, dtype=dtype, rng=rng)
-        self.scale = float(scale)
+        self.scale = scale
         self.W_x = self.param((input_size, hidden_size), init=self.rng.normal(0.0, 1e-3, (input_size, hidden_size)))
         self.W_h = self.param((hidden_size, hidden_size), init=self.scale * np.eye(hidden_size))
         self.b = self.param(hidden_size, init=0.0)

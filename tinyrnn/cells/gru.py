@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyrnn._core.tape import Tensor
-from tinyrnn.cells.parts import Activation, OptionCell, as_activation, as_choice, masked, plus
+from tinyrnn.cells.parts import Activation, OptionCell, as_activation, as_bias, as_choice, masked, plus
 from tinyrnn.module import probe
 from tinyrnn.ops import sigmoid, tanh
 
@@ -88,7 +88,7 @@ class MGU(OptionCell):
         rng: np.random.Generator | int | None = None,
     ) -> None:
         super().__init__(input_size, hidden_size, dtype=dtype, rng=rng)
-        self.forget_bias = forget_bias
+        self.forget_bias = as_bias("forget_bias", forget_bias)
         self.W_xf, self.W_xn = (self.param((input_size, hidden_size)) for _ in range(2))
         self.W_hf, self.W_hn = (self.param((hidden_size, hidden_size)) for _ in range(2))
         self.b_f, self.b_n = self.param(hidden_size, init=forget_bias), self.param(hidden_size)

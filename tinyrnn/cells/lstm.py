@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyrnn._core.tape import Tensor
-from tinyrnn.cells.parts import Activation, Gated, as_activation, as_choice
-from tinyrnn.module import as_size, probe
+from tinyrnn.cells.parts import Activation, Gated, as_activation, as_bias, as_choice
+from tinyrnn.checks import as_size
+from tinyrnn.module import probe
 from tinyrnn.ops import broadcast_to, reshape, sigmoid, sum, tanh
 
 
@@ -58,7 +59,7 @@ class LSTM(Gated):
         rng: np.random.Generator | int | None = None,
     ) -> None:
         super().__init__(input_size, hidden_size, dtype=dtype, rng=rng)
-        self.forget_bias, self.bias = forget_bias, bool(bias)
+        self.forget_bias, self.bias = as_bias("forget_bias", forget_bias), bool(bias)
         self.peephole = as_choice("peephole", peephole, (None, "diagonal", "full"))
         self.coupled = as_choice("coupled", coupled, (None, "input", "output"))
         self.projection = None if projection is None else as_size("projection", projection)

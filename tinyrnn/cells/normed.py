@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyrnn._core.tape import Tensor
-from tinyrnn.cells.parts import OptionCell, masked
+from tinyrnn.cells.parts import OptionCell, as_bias, masked
 from tinyrnn.module import probe
 from tinyrnn.ops import layer_norm, sigmoid, split, tanh
 
@@ -35,7 +35,7 @@ class LayerNormLSTM(OptionCell):
         rng: np.random.Generator | int | None = None,
     ) -> None:
         super().__init__(input_size, hidden_size, dtype=dtype, rng=rng)
-        self.forget_bias = forget_bias
+        self.forget_bias = as_bias("forget_bias", forget_bias)
         self.W_x = self.param((input_size, 4 * hidden_size))
         self.W_h = self.param((hidden_size, 4 * hidden_size))
         self.a_x, self.a_h = (self.param(4 * hidden_size, init=1.0) for _ in range(2))

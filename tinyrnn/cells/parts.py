@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tinyrnn._core.tape import Tensor
+from tinyrnn.checks import as_number
 from tinyrnn.module import Cell, probe
 
 Activation: TypeAlias = Callable[[Tensor], Tensor]
@@ -44,6 +45,13 @@ def as_choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
     if not any(value is one or (type(value) is type(one) and value == one) for one in known):
         *others, last = map(told, known)
         raise ValueError(f"{name} must be {', '.join(others)} or {last}, got {value!r}")
+    return value
+
+
+def as_bias(name: str, value: float | None) -> float | None:
+    """`value` if it is a finite number or None; the error names the argument `name`."""
+    if value is not None:
+        as_number(name, value)
     return value
 
 

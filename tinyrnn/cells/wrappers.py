@@ -10,6 +10,7 @@ import numpy as np
 
 from tinyrnn._core.tape import Tensor, wrap
 from tinyrnn.cells.parts import told
+from tinyrnn.checks import as_count, as_rate, put_back
 from tinyrnn.module import Cell, Initialiser
 from tinyrnn.ops import broadcast_to
 
@@ -50,6 +51,12 @@ class Wrapper(Cell):
     def draws(self, steps: int, batch: int) -> tuple[Tensor, ...]:
         """The cell's, then `own_draws`."""
         return (*self.cell.draws(steps, batch), *self.own_draws(steps, batch))
+
+    def _step_takes(self) -> tuple[int, float]:
+        """What the cell takes, and `own_draws`."""
+        own = len(self.own_draws(0, 0))
+        low, high = self.cell._step_takes()
+        return low + own, high + own
 
     def own_draws(self, steps: int, batch: int) -> tuple[Tensor, ...]:
         """The masks of this wrapper for a run, (steps, batch, n) each; none by default."""
@@ -172,11 +179,13 @@ class LearnedState(Wrapper):
     ) -> None:
         super().__init__(cell, rng=rng)
         self.init = init
-        for name, size in zip(cell.states, cell.state_sizes, strict=True):
-            setattr(self, f"{name}_0", self.param(size, init=init))
+        with put_back(self.rng):
+            for name, size in zip(cell.states, cell.state_sizes, strict=True):
+                setattr(self, f"{name}_0", self.param(size, init=init))
 
     def initial_state(self, batch: int) -> tuple[Tensor, ...]:
         """The learned states, (batch, size) each."""
+        batch = as_count("batch", batch)
         firsts = (getattr(self, f"{name}_0") for name in self.states)
         return tuple(broadcast_to(s, (batch, size)) for s, size in zip(firsts, self.state_sizes, strict=True))
 
@@ -184,15 +193,6 @@ class LearnedState(Wrapper):
         """The cell's step."""
         inputs, _, states = _cut(args, 0, len(self.states))
         return self.take_step(inputs, states, mask)
-
-
-def as_rate(name: str, value: float) -> float:
-    """`value` as a probability in [0, 1); the error names the argument `name`."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name} must be a number in [0, 1), got {value!r}")
-    if not 0.0 <= value < 1.0:
-        raise ValueError(f"{name} must be in [0, 1), got {value}")
-    return float(value)
 
 
 def _bits(cell: Cell, shape: tuple[int, ...], p: float) -> Tensor:

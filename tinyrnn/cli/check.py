@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -63,11 +62,10 @@ def gradcheck(
 
 
 def _cells() -> Iterator[tuple[str, Callable[..., Cell]]]:
-    for name, kind in sorted(vars(cells).items()):
-        if isinstance(kind, type) and issubclass(kind, Cell) and kind is not Cell:
-            yield name, kind
-            for options in VARIANTS.get(name, ()):
-                yield f"{name}, {', '.join(f'{k}={v}' for k, v in options.items())}", partial(kind, **options)
+    for name in cells.names():
+        yield name, cells.by_name(name)
+        for options in VARIANTS.get(name, ()):
+            yield f"{name}, {', '.join(f'{k}={v}' for k, v in options.items())}", cells.by_name(name, **options)
 
 
 def _check(make: Callable[..., Cell], order: int, seed: int) -> GradcheckReport:

@@ -26,6 +26,52 @@ def console() -> Console:
     return out
 
 
+class Bar:
+    """A bar on a terminal over work that takes more than 2 s; nothing elsewhere.
+
+    `begin` some work, `advance` in it, `close` when it is done or another output comes.
+    """
+
+    def __init__(self, out: Console) -> None:
+        self.out = out
+        self.shown: Progress | None = None
+        self._label, self._steps, self._before, self._began = "", 0, 0, 0.0
+
+    def begin(self, label: str, steps: int, before: int = 0) -> None:
+        """Some work of `steps` steps, of which `before` were done earlier, begins now."""
+        self.close()
+        self._label, self._steps, self._before, self._began = label, steps, before, time.monotonic()
+
+    def advance(self, done: int, text: str = "") -> None:
+        """So many steps are done in all. text: what to say of them."""
+        if self.shown is None and self.out.is_terminal and self._is_long(done):
+            self.shown = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=None),
+                TextColumn("{task.fields[text]}"),
+                TimeRemainingColumn(compact=True),
+                console=self.out,
+                transient=True,
+                expand=True,
+            )
+            self.shown.add_task(self._label, total=self._steps, text=text)
+            self.shown.start()
+        if self.shown is not None:
+            self.shown.update(self.shown.task_ids[0], completed=done, text=text)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self.shown is not None:
+            self.shown.stop()
+            self.shown = None
+
+    def _is_long(self, done: int) -> bool:
+        """Whether a bar is worth it: of the work so far, all of it will take above 2 s, and a part of that is left."""
+        spent = time.monotonic() - self._began
+        left = spent / max(done - self._before, 1) * (self._steps - done)
+        return spent > PATIENCE / 4 and spent + left > PATIENCE
+
+
 class Display(Watcher):
     """Shows a training run: a line an epoch, and on a terminal a bar over whatever takes more than 2 s.
 
@@ -35,8 +81,7 @@ class Display(Watcher):
     def __init__(self, task: Task, epochs: int, out: Console) -> None:
         self.task, self.epochs, self.out = task, epochs, out
         self.names = list(task.report(0.0, 0.0))
-        self.bar: Progress | None = None
-        self._label, self._batches, self._before, self._began = "", 0, 0, 0.0
+        self.bar = Bar(out)
 
     def header(self) -> None:
         """The head of the table of epochs."""
@@ -54,18 +99,18 @@ class Display(Watcher):
         )
 
     def epoch_begins(self, epoch: int, batches: int, done: int) -> None:
-        self._begin(f"epoch {epoch}/{self.epochs}", batches, done)
+        self.bar.begin(f"epoch {epoch}/{self.epochs}", batches, done)
 
     def batch_ends(self, done: int, tally: Tally) -> None:
         results = self.task.report(tally.mean_loss, tally.accuracy)
         shown = [f"{name} {value:.3f}" for name, value in results.items()]
-        self._advance(done, "  ".join(shown) + f"  {tally.tokens_per_second:,.0f} tokens/s")
+        self.bar.advance(done, "  ".join(shown) + f"  {tally.tokens_per_second:,.0f} tokens/s")
 
     def judging(self, part: str, batches: int, done: int, tally: Tally) -> None:
         if done == 0:
-            self._begin(part, batches, 0)
+            self.bar.begin(part, batches)
         else:
-            self._advance(done, "")
+            self.bar.advance(done)
 
     def epoch_ends(self, record: Mapping[str, Any], best: bool) -> None:
         self.close()
@@ -76,33 +121,4 @@ class Display(Watcher):
 
     def close(self) -> None:
         """Take the bar away."""
-        if self.bar is not None:
-            self.bar.stop()
-            self.bar = None
-
-    def _begin(self, label: str, batches: int, before: int) -> None:
-        """Some work of `batches` steps, of which `before` were done earlier, begins now."""
-        self.close()
-        self._label, self._batches, self._before, self._began = label, batches, before, time.monotonic()
-
-    def _advance(self, done: int, text: str) -> None:
-        if self.bar is None and self.out.is_terminal and self._is_long(done):
-            self.bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=None),
-                TextColumn("{task.fields[text]}"),
-                TimeRemainingColumn(compact=True),
-                console=self.out,
-                transient=True,
-                expand=True,
-            )
-            self.bar.add_task(self._label, total=self._batches, text=text)
-            self.bar.start()
-        if self.bar is not None:
-            self.bar.update(self.bar.task_ids[0], completed=done, text=text)
-
-    def _is_long(self, done: int) -> bool:
-        """Whether a bar is worth it: of the work so far, all of it will take above 2 s, and a part of that is left."""
-        spent = time.monotonic() - self._began
-        left = spent / max(done - self._before, 1) * (self._batches - done)
-        return spent > PATIENCE / 4 and spent + left > PATIENCE
+        self.bar.close()

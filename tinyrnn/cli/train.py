@@ -1,33 +1,22 @@
-"""`tinyrnn train`: sentiment, adding, copy, text."""
+"""`tinyrnn train NAME`: one command for each kind of task, made of its `Kind`."""
 
 from __future__ import annotations
 
+import inspect
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from enum import Enum, StrEnum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from tinyrnn.cli.show import Display, UserError, console
 from tinyrnn.files import CheckpointError
-from tinyrnn.train import (
-    AddingOptions,
-    CopyOptions,
-    Options,
-    SentimentOptions,
-    Task,
-    TextOptions,
-    Trainer,
-    adding_task,
-    copy_task,
-    read_run,
-    sentiment_task,
-    text_task,
-)
+from tinyrnn.train import KINDS, Kind, Options, Trainer, read_run
+from tinyrnn.train.task import PANELS, RUN, About
 
 app = typer.Typer(
     help="Train a model; everything about it is kept in a run folder.",
@@ -35,190 +24,91 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-
-class CellName(StrEnum):
-    """The cells that a model can be made of."""
-
-    LSTM = "lstm"
-    GRU = "gru"
-    ELMAN = "elman"
-
-
-class Source(StrEnum):
-    """The collections of reviews."""
-
-    ROTTEN_TOMATOES = "rotten_tomatoes"
-    IMDB = "imdb"
-
-
-S, A, C, T = SentimentOptions(), AddingOptions(), CopyOptions(), TextOptions()
-
-DATA, MODEL, TRAINING, RUN = "Data", "Model", "Training", "Run"
-
-
-def _count(text: str, panel: str = TRAINING, least: int = 1, name: str = "") -> Any:
-    return typer.Option(*([name] if name else []), min=least, metavar="N", help=text, rich_help_panel=panel)
-
-
-def _share(text: str, panel: str = TRAINING, most: float = 0.95) -> Any:
-    return typer.Option(min=0.0, max=most, metavar="X", help=text, rich_help_panel=panel)
-
-
 Run = Annotated[Path, typer.Option(metavar="FOLDER", help="The run folder.", rich_help_panel=RUN)]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on with the run in the folder, by its own options.", rich_help_panel=RUN)
 ]
-Seed = Annotated[int, _count("Decides all that is random.", RUN, 0)]
-CellKind = Annotated[CellName, typer.Option(metavar="NAME", help="lstm, gru or elman.", rich_help_panel=MODEL)]
-Hidden = Annotated[int, _count("Units of a state.", MODEL)]
-Embed = Annotated[int, _count("Width of an embedding.", MODEL)]
-Epochs = Annotated[int, _count("Epochs at most. May be raised with --resume.")]
-Patience = Annotated[int, _count("Stop after N epochs without a better one; 0: never.", least=0)]
-Rows = Annotated[int, _count("Sequences a batch.", name="--batch")]
-Rate = Annotated[
-    float, typer.Option("--lr", min=1e-9, max=1e3, metavar="X", help="Adam's learning rate.", rich_help_panel=TRAINING)
-]
-Clip = Annotated[
-    float, typer.Option(min=1e-9, metavar="X", help="Largest norm of a gradient.", rich_help_panel=TRAINING)
-]
-Dropout = Annotated[float, _share("Share of features dropped.")]
-Sequences = Annotated[int, _count("New sequences an epoch.", DATA)]
 
 
-@app.command(epilog="Example: tinyrnn train sentiment --hidden 96 --seed 1")
-def sentiment(
-    ctx: typer.Context,
-    source: Annotated[
-        Source, typer.Option(metavar="NAME", help="rotten_tomatoes (sentences) or imdb.", rich_help_panel=DATA)
-    ] = Source.ROTTEN_TOMATOES,
-    max_length: Annotated[int, _count("Words of a review that are read.", DATA)] = S.max_length,
-    cell: CellKind = CellName.LSTM,
-    hidden: Hidden = S.hidden,
-    embed: Embed = S.embed,
-    bidirectional: Annotated[
-        bool, typer.Option("--bidirectional/--one-way", help="Read in both directions.", rich_help_panel=MODEL)
-    ] = True,
-    epochs: Epochs = S.epochs,
-    patience: Patience = S.patience,
-    batch: Rows = S.batch,
-    lr: Rate = S.lr,
-    clip: Clip = S.clip,
-    dropout: Dropout = S.dropout,
-    word_dropout: Annotated[float, _share("Share of words hidden.")] = S.word_dropout,
-    average: Annotated[float, _share("Decay of the running average of the weights; 0: none.", most=0.9999)] = S.average,
-    run: Run = Path("runs/sentiment"),
-    resume: Resume = False,
-    seed: Seed = S.seed,
-) -> None:
-    """Learn to tell praise from blame in film reviews.
+def command(kind: Kind) -> Callable[..., None]:
+    """The function that typer makes `tinyrnn train NAME` of: its signature is that of the kind's options."""
 
-    Needs the reviews: pip install 'tinyrnn\\[demo]'. Afterwards: tinyrnn predict.
-    """
-    _train(ctx, "sentiment", SentimentOptions, sentiment_task)
+    def train(ctx: typer.Context, **given: Any) -> None:
+        _train(ctx, kind, {k: _plain(v) for k, v in given.items() if k not in ("run", "resume")})
+
+    by_panel = sorted(kind.options.offered().items(), key=lambda item: PANELS.index(item[1][1].panel))
+    offered = [parameter(name, default, about) for name, (default, about) in by_panel if about.panel != RUN]
+    last = [parameter(name, default, about) for name, (default, about) in by_panel if about.panel == RUN]
+    folder = [_parameter("run", Path("runs", kind.name), Run), _parameter("resume", False, Resume)]
+    context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    train.__signature__ = inspect.Signature([context, *offered, *folder, *last])  # type: ignore[attr-defined]
+    train.__annotations__ = {}
+    train.__doc__ = escape(kind.help)
+    return train
 
 
-@app.command(epilog="Example: tinyrnn train adding --steps 100 --epochs 20")
-def adding(
-    ctx: typer.Context,
-    steps: Annotated[int, _count("The shortest length of a sequence.", DATA, 10)] = A.steps,
-    sequences: Sequences = A.sequences,
-    cell: CellKind = CellName.LSTM,
-    hidden: Hidden = A.hidden,
-    epochs: Epochs = A.epochs,
-    patience: Patience = A.patience,
-    batch: Rows = A.batch,
-    lr: Rate = A.lr,
-    clip: Clip = A.clip,
-    run: Run = Path("runs/adding"),
-    resume: Resume = False,
-    seed: Seed = A.seed,
-) -> None:
-    """Learn to add two marked numbers of a long sequence.
-
-    The adding problem of Hochreiter & Schmidhuber 1997.
-    """
-    _train(ctx, "adding", AddingOptions, adding_task)
+def parameter(name: str, default: Any, about: About) -> inspect.Parameter:
+    """An option of `Options` as an argument that typer understands."""
+    shown: dict[str, Any] = {"help": about.help, "rich_help_panel": about.panel}
+    kind: Any = type(default)
+    if kind is bool:
+        return _parameter(name, default, Annotated[bool, typer.Option(*about.flags.split(), **shown)])
+    if about.default:  # a file, none by default
+        kind, default = Path | None, None
+        shown |= {"metavar": "FILE", "show_default": about.default}
+    elif about.choices:
+        make: Any = StrEnum  # mypy knows classes of a fixed name only
+        kind = make(name, {choice.upper(): choice for choice in about.choices})
+        default = kind(default)
+        shown |= {"metavar": "NAME"}
+    elif kind is str:
+        shown |= {"metavar": "NAME", "callback": _checked(about)}
+    else:
+        shown |= {"metavar": "N" if kind is int else "X", "min": about.least, "max": about.most}
+    return _parameter(name, default, Annotated[kind, typer.Option(f"--{name.replace('_', '-')}", **shown)])
 
 
-@app.command(epilog="Example: tinyrnn train copy --lag 50 --cell gru")
-def copy(
-    ctx: typer.Context,
-    length: Annotated[int, _count("Symbols to remember.", DATA)] = C.length,
-    lag: Annotated[int, _count("Steps to remember them for.", DATA)] = C.lag,
-    sequences: Sequences = C.sequences,
-    cell: CellKind = CellName.LSTM,
-    hidden: Hidden = C.hidden,
-    epochs: Epochs = C.epochs,
-    patience: Patience = C.patience,
-    batch: Rows = C.batch,
-    lr: Rate = C.lr,
-    clip: Clip = C.clip,
-    run: Run = Path("runs/copy"),
-    resume: Resume = False,
-    seed: Seed = C.seed,
-) -> None:
-    """Learn to write down symbols seen long before.
-
-    The copy problem, after Hochreiter & Schmidhuber 1997.
-    """
-    _train(ctx, "copy", CopyOptions, copy_task)
+def _parameter(name: str, default: Any, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-@app.command(epilog="Example: tinyrnn train text --file novel.txt --run runs/novel")
-def text(
-    ctx: typer.Context,
-    file: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="A UTF-8 text to learn.",
-            show_default="Python's own help topics",
-            rich_help_panel=DATA,
-        ),
-    ] = None,
-    steps: Annotated[int, _count("Characters that gradients run back through.", DATA)] = T.steps,
-    cell: CellKind = CellName.LSTM,
-    hidden: Hidden = T.hidden,
-    embed: Embed = T.embed,
-    epochs: Epochs = T.epochs,
-    patience: Patience = T.patience,
-    batch: Rows = T.batch,
-    lr: Rate = T.lr,
-    clip: Clip = T.clip,
-    dropout: Dropout = T.dropout,
-    run: Run = Path("runs/text"),
-    resume: Resume = False,
-    seed: Seed = T.seed,
-) -> None:
-    """Learn to write like a text, character by character.
+def _checked(about: About) -> Callable[[str], str]:
+    """A callback of typer that raises what `about.check` says as an error in the form of the command."""
 
-    Afterwards: tinyrnn sample.
-    """
-    _train(ctx, "text", TextOptions, text_task)
+    def check(value: str) -> str:
+        try:
+            if about.check is not None:
+                about.check(value)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+        return value
+
+    return check
 
 
-# -- what they share ---------------------------------------------------------------------------------------------------
+for _kind in KINDS.values():
+    app.command(_kind.name, epilog=f"Example: tinyrnn train {_kind.name} {_kind.example}")(command(_kind))
 
-Kind = TypeVar("Kind", bound=Options)
+
+# -- what they do ------------------------------------------------------------------------------------------------------
 
 
-def _train(ctx: typer.Context, name: str, kind: type[Kind], build: Callable[[Kind], Task]) -> None:
+def _train(ctx: typer.Context, kind: Kind, given: dict[str, Any]) -> None:
     folder: Path = ctx.params["run"]
     resume: bool = ctx.params["resume"]
     out = console()
-    given = {f.name: _plain(ctx.params[f.name]) for f in fields(kind) if f.name in ctx.params}
-    options = _saved_options(ctx, name, kind, folder, given) if resume else kind(**given)
+    options = _saved_options(ctx, kind, folder, given) if resume else kind.options(**given)
     epochs = given["epochs"] if _is_given(ctx, "epochs") else None
     with out.status("reading the data"):
         try:
-            task = build(options)
+            task = kind.build(options)
             trainer = Trainer(task, folder, resume=resume, epochs=epochs)
         except ValueError as error:
             raise UserError(str(error)) from error
     progress = trainer.progress
     if progress.tested is not None:
         out.print(f"The run in {folder} has ended after {progress.epoch} epochs; --epochs can be raised.")
-        _conclude(task, trainer, out)
+        _conclude(kind, trainer, out)
         return
     display = trainer.watcher = Display(task, progress.epochs, out)
     count = sum(p.size for p in task.model.parameters())
@@ -229,36 +119,34 @@ def _train(ctx: typer.Context, name: str, kind: type[Kind], build: Callable[[Kin
         if "train" in record:
             display.row(record, record["epoch"] == progress.best_epoch)
     try:
-        with _stopping(trainer):
+        with stopping(trainer):
             done = trainer.fit()
     finally:
         display.close()
     if not done:
         at = f"batch {progress.position:,} of epoch {progress.epoch + 1}" if not trainer.ended else "the test"
         out.print(f"\nStopped at {at}; all is saved. To go on:")
-        out.print(f"  tinyrnn train {name} --run {folder} --resume", soft_wrap=True)
+        out.print(f"  tinyrnn train {kind.name} --run {folder} --resume", soft_wrap=True)
         raise typer.Exit(130)
     out.print()
-    _conclude(task, trainer, out)
+    _conclude(kind, trainer, out)
 
 
-def _conclude(task: Task, trainer: Trainer, out: Any) -> None:
+def _conclude(kind: Kind, trainer: Trainer, out: Any) -> None:
     tested = trainer.progress.tested or {}
     results = ", ".join(f"{name} {value:.4f}" for name, value in tested.items())
     out.print(f"Test of epoch {trainer.progress.best_epoch}, the best: {results}", style="bold")
-    if task.name == "sentiment":
-        out.print(f'Try: tinyrnn predict {trainer.folder} "the movie was long, but I really loved it"', soft_wrap=True)
-    if task.name == "text":
-        out.print(f"Try: tinyrnn sample {trainer.folder}", soft_wrap=True)
+    if kind.then:
+        out.print(f"Try: {kind.then.format(run=trainer.folder)}", soft_wrap=True)
 
 
-def _saved_options(ctx: typer.Context, name: str, kind: type[Kind], folder: Path, given: dict[str, Any]) -> Kind:
+def _saved_options(ctx: typer.Context, kind: Kind, folder: Path, given: dict[str, Any]) -> Options:
     """The options of the run in `folder`; UserError if it is of another task or the command line gives others."""
     meta = read_run(folder).meta
-    if meta["task"] != name:
-        raise UserError(f"{folder} is a run of `tinyrnn train {meta['task']}`, not of {name}")
+    if meta["task"] != kind.name:
+        raise UserError(f"{folder} is a run of `tinyrnn train {meta['task']}`, not of {kind.name}")
     try:
-        options = kind(**meta["options"])
+        options = kind.options(**meta["options"])
     except TypeError as error:
         raise CheckpointError(f"{folder} was made by another version of tinyrnn: {error}") from error
     for key, value in given.items():
@@ -283,7 +171,7 @@ def _plain(value: Any) -> Any:
 
 
 @contextmanager
-def _stopping(trainer: Trainer) -> Iterator[None]:
+def stopping(trainer: Trainer) -> Iterator[None]:
     """Let Ctrl-C and SIGTERM ask the trainer to stop; a second one ends the process at once."""
 
     def ask(number: int, frame: Any) -> None:

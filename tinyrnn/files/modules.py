@@ -25,14 +25,16 @@ import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tinyrnn import cells, init, nn, ops
 from tinyrnn._core.tape import Op, Tensor
+from tinyrnn.checks import as_rng, put_back
 from tinyrnn.files.container import CheckpointError, pack, unpack
-from tinyrnn.module import Cell, Module, Parameter, as_rng
+from tinyrnn.module import Cell, Module, Parameter
 
 FORMAT = "tinyrnn module"
 MISFITS = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, MemoryError)
@@ -87,7 +89,16 @@ def load(
     names = _own(classes)
     generator = as_rng(rng)
     place, content, arrays = unpack(path, FORMAT)
-    reader = _Reader(names, generator)
+    with put_back(generator):
+        module = _made(place, content, arrays, _Reader(names, generator))
+    used = content.get("not training")
+    for name, inside in module.named_modules():
+        inside.training = not isinstance(used, list) or name not in used
+    return module
+
+
+def _made(place: Path, content: Mapping[str, Any], arrays: Mapping[str, Any], reader: _Reader) -> Module:
+    """The module that a file holds, its parameters' values too."""
     try:
         module = reader.value("module", content.get("module"))
     except RecursionError:
@@ -100,9 +111,6 @@ def load(
         module.load_state_dict(arrays)
     except ValueError as error:
         raise CheckpointError(f"{place} does not fit: {error}") from error
-    used = content.get("not training")
-    for name, inside in module.named_modules():
-        inside.training = not isinstance(used, list) or name not in used
     return module
 
 

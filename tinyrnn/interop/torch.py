@@ -41,8 +41,9 @@ import numpy.typing as npt
 from tinyrnn import ops
 from tinyrnn.cells import GRU, LSTM, Elman
 from tinyrnn.cells.parts import told
+from tinyrnn.checks import as_rng
 from tinyrnn.interop.errors import CannotExpressError
-from tinyrnn.module import Cell, as_rng
+from tinyrnn.module import Cell
 from tinyrnn.nn import RNN
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ import numpy.typing as npt
 
 from tinyrnn import init, ops
 from tinyrnn._core.tape import Tensor, float_dtype
-from tinyrnn.module import Module, Parameter, as_rng, as_size
+from tinyrnn.checks import as_array, as_rate, as_rng, as_size, is_int, type_name
+from tinyrnn.module import Module, Parameter
 
 
 class Linear(Module):
@@ -37,7 +38,12 @@ class Linear(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not isinstance(x, Tensor):
-            x = Tensor(x, dtype=self.dtype)
+            array = as_array("x", x)
+            if array.dtype.kind not in "fiub":
+                raise TypeError(f"x must be a Tensor or an array of numbers for {self._label()}, got {type_name(x)}")
+            x = Tensor(array, dtype=self.dtype)
+        if x.dtype != self.dtype:
+            raise TypeError(f"x must be {self.dtype} like {self._label()}, got {x.dtype}; .astype() converts")
         if x.shape[-1:] != (self.in_features,):
             raise ValueError(f"x must be (..., {self.in_features}) for {self._label()}, got shape {x.shape}")
         y = x @ self.W
@@ -69,16 +75,18 @@ class Embedding(Module):
         super().__init__()
         self.num, self.dim = as_size("num", num), as_size("dim", dim)
         self.dtype = float_dtype(dtype)
+        if padding_idx is not None and not is_int(padding_idx):
+            raise TypeError(f"padding_idx must be an int in 0..{num - 1} or None, got {padding_idx!r}")
         if padding_idx is not None and not 0 <= padding_idx < num:
             raise ValueError(f"padding_idx must lie in 0..{num - 1}, got {padding_idx}")
-        self.padding_idx = padding_idx
+        self.padding_idx = None if padding_idx is None else int(padding_idx)
         table = init.normal(as_rng(rng), (self.num, self.dim), self.dtype)
         if padding_idx is not None:
             table[padding_idx] = 0
         self.W = Parameter(table)
 
     def forward(self, ids: npt.ArrayLike) -> Tensor:
-        which = np.asarray(ids)
+        which = as_array("ids", ids)
         if which.dtype.kind not in "iu" and which.size:
             raise TypeError(f"ids must be integers, got {which.dtype}")
         outside = (which < 0) | (which >= self.num)
@@ -102,9 +110,7 @@ class Dropout(Module):
 
     def __init__(self, p: float = 0.5, *, rng: np.random.Generator | int | None = None) -> None:
         super().__init__()
-        if not 0.0 <= p < 1.0:
-            raise ValueError(f"p must be in [0, 1), got {p}")
-        self.p = float(p)
+        self.p = as_rate("p", p)
         self.rng = as_rng(rng)
 
     def forward(self, x: Tensor) -> Tensor:

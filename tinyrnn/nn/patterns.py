@@ -18,8 +18,9 @@ import numpy.typing as npt
 from tinyrnn import ops
 from tinyrnn._core.tape import Tensor
 from tinyrnn.autograd import no_grad
+from tinyrnn.checks import as_array, as_rate, as_rng, as_size, is_int
 from tinyrnn.loop import check_lengths
-from tinyrnn.module import Module, as_rng, as_size
+from tinyrnn.module import Module
 from tinyrnn.nn.layers import Dropout, Embedding, Linear
 from tinyrnn.nn.rnn import RNN, RNNState
 
@@ -52,7 +53,7 @@ class Acceptor(Module):
             raise ValueError(f'pool must be "last", "max" or "mean", got {pool!r}')
         self.embedding, self.rnn, self.pool = _check_embedding(embedding, rnn), rnn, pool
         rng = rnn.rng if rng is None else as_rng(rng)
-        self.dropout = Dropout(dropout, rng=rng)
+        self.dropout = Dropout(as_rate("dropout", dropout), rng=rng)
         self.outputs = as_size("outputs", outputs)
         self.readout = Linear(rnn.output_size, outputs, dtype=rnn.dtype, rng=rng)
 
@@ -99,7 +100,7 @@ class Transducer(Module):
         super().__init__()
         self.embedding, self.rnn = _check_embedding(embedding, rnn), rnn
         rng = rnn.rng if rng is None else as_rng(rng)
-        self.dropout = Dropout(dropout, rng=rng)
+        self.dropout = Dropout(as_rate("dropout", dropout), rng=rng)
         self.outputs = as_size("outputs", outputs)
         self.readout = Linear(rnn.output_size, outputs, dtype=rnn.dtype, rng=rng)
 
@@ -153,6 +154,10 @@ class EncoderDecoder(Module):
         self.encoder, self.decoder = encoder, decoder
 
     def forward(self, src: npt.ArrayLike | Tensor, tgt: npt.ArrayLike, lengths: npt.ArrayLike | None = None) -> Tensor:
+        rows = _check_ids("src", src, self.encoder)
+        given = _check_ids("tgt", tgt, self.decoder)
+        if rows != given and None not in (rows, given):
+            raise ValueError(f"tgt must have the {rows} rows of src, got {given}")
         logits, _ = self.decoder(tgt, self.encoder(src, lengths))
         return logits
 
@@ -173,6 +178,7 @@ class EncoderDecoder(Module):
         """
         time = 1 if self.decoder.rnn.batch_first else 0
         _check_decoding(self.decoder, start, stop, max_steps)
+        _check_ids("src", src, self.encoder)
         with no_grad():
             state = self.encoder(src, lengths)
             ids = np.full(state[0][0].shape[0], start)
@@ -204,12 +210,27 @@ def _check_embedding(embedding: Module | None, rnn: RNN) -> Module | None:
 
 def _embed(model: Acceptor | Transducer | Encoder, xs: Any) -> Any:
     """What the model's RNN reads."""
+    _check_ids("xs", xs, model)
+    return xs if model.embedding is None else model.embedding(xs)
+
+
+def _check_ids(name: str, given: Any, model: Acceptor | Transducer | Encoder) -> int | None:
+    """How many rows what a model is given has, or None where its rank is not known; raises for ids that do not fit."""
+    first = model.rnn.batch_first
     if model.embedding is None:
-        return xs
-    if isinstance(model.embedding, Embedding) and np.ndim(xs) != 2:
-        order = "(batch, time)" if model.rnn.batch_first else "(time, batch)"
-        raise ValueError(f"xs must be ids {order} for the embedding, got shape {np.shape(xs)}")
-    return model.embedding(xs)
+        return given.shape[0 if first else 1] if isinstance(given, (Tensor, np.ndarray)) and given.ndim == 3 else None
+    if not isinstance(model.embedding, Embedding):
+        return None
+    ids, num = as_array(name, given), model.embedding.num
+    if ids.ndim != 2:
+        raise ValueError(
+            f"{name} must be ids {'(batch, time)' if first else '(time, batch)'} for the embedding, got shape {ids.shape}"
+        )
+    if ids.dtype.kind not in "iu" and ids.size:
+        raise TypeError(f"{name} must be ids, integers in 0..{num - 1}, got {ids.dtype}")
+    if (outside := ids[(ids < 0) | (ids >= num)]).size:
+        raise IndexError(f"{name} must be ids in 0..{num - 1}, got {outside[0]}")
+    return ids.shape[0 if first else 1]
 
 
 def _check_pair(encoder: Encoder, decoder: Transducer) -> None:

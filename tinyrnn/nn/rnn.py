@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from tinyrnn import ops
 from tinyrnn._core.tape import Tensor, wrap
-from tinyrnn.loop import check_lengths, scan
-from tinyrnn.module import Cell, Module, as_rng, as_size
+from tinyrnn.checks import as_rate, as_rng, as_size, put_back, type_name
+from tinyrnn.loop import check_finite_sequence, check_finite_states, check_lengths, scan
+from tinyrnn.module import Cell, Module
 
 Array = npt.NDArray[Any]
 Given: TypeAlias = Tensor | Array
@@ -62,8 +63,7 @@ class RNN(Module):
     ) -> None:
         super().__init__()
         num_layers = as_size("num_layers", num_layers)
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+        dropout = as_rate("dropout", dropout)
         if merge not in ("concat", "sum"):
             raise ValueError(f'merge must be "concat" or "sum", got {merge!r}')
         if isinstance(cell, (list, tuple)):
@@ -74,15 +74,16 @@ class RNN(Module):
         self.input_size, make = _maker(cell, input_size, generator)
         self.cells: list[list[Cell]] = []
         width = self.input_size
-        for layer in range(self.num_layers):
-            self.cells.append([make(width) for _ in range(1 + self.bidirectional)])
-            out = self._check_layer(layer, width)
-            if residual and out != width:
-                raise ValueError(
-                    f"residual adds a layer's input to its output, which must be as wide, but layer {layer} makes "
-                    f"{out} features of {width}"
-                )
-            width = out
+        with put_back(generator, cell.rng if isinstance(cell, Cell) else None):
+            for layer in range(self.num_layers):
+                self.cells.append([make(width) for _ in range(1 + self.bidirectional)])
+                out = self._check_layer(layer, width)
+                if residual and out != width:
+                    raise ValueError(
+                        f"residual adds a layer's input to its output, which must be as wide, but layer {layer} makes "
+                        f"{out} features of {width}"
+                    )
+                width = out
         self.output_size = width
         """The width of ys."""
         self.dtype = self.cells[0][0].dtype
@@ -116,6 +117,7 @@ class RNN(Module):
         *,
         lengths: npt.ArrayLike | None = None,
         return_sequences: bool = True,
+        check_finite: bool = False,
     ) -> tuple[Tensor, RNNState]:
         """Run the stack: (ys (T, B, output_size), the final states).
 
@@ -128,6 +130,8 @@ class RNN(Module):
         return_sequences  False: instead of ys the last output of each row, (B, output_size): that of the row's last
                  step, of the backward direction that of step 0; 0 for a row of no steps. (With residual and
                  merge="sum", the input that is added is that of the last step.)
+        check_finite  raise ValueError for the first NaN or infinity in xs, as far as it is read, and in state: it names
+                 the time, the row and the feature.
 
         Raises TypeError or ValueError that names the argument, what it got and what it needs, before the first step.
         """
@@ -135,6 +139,11 @@ class RNN(Module):
         steps, rows = xs.shape[:2]
         ends = check_lengths(lengths, steps, rows)
         before = self._check_states(state, rows)
+        if check_finite:
+            check_finite_sequence("xs", xs, ends)
+            for k, (cell, given) in enumerate(zip((c for layer in self.cells for c in layer), before, strict=True)):
+                values = (given,) if isinstance(given, (Tensor, np.ndarray)) else given or ()
+                check_finite_states(f"state[{k}]", cell, values)
         if self.residual and ends is not None:
             xs = ops.where((np.arange(steps)[:, None] < ends)[:, :, None], xs, 0.0)
         after: RNNState = []
@@ -152,6 +161,9 @@ class RNN(Module):
 
     def merge_directions(self, outputs: Sequence[Tensor]) -> Tensor:
         """One tensor of what the directions give, one each: side by side along the last axis, or summed."""
+        if not isinstance(outputs, (list, tuple)) or len(outputs) != 1 + self.bidirectional:
+            got = len(outputs) if isinstance(outputs, (list, tuple)) else type_name(outputs)
+            raise ValueError(f"outputs must be {1 + self.bidirectional} tensors, one a direction, got {got}")
         if len(outputs) == 1:
             return outputs[0]
         return ops.concat(outputs, -1) if self.merge == "concat" else outputs[0] + outputs[1]
@@ -175,7 +187,7 @@ class RNN(Module):
         """xs as a Tensor (T, B, I) of the cells' dtype."""
         order = "(batch, time, features)" if self.batch_first else "(time, batch, features)"
         if not isinstance(xs, (Tensor, np.ndarray)):
-            raise TypeError(f"xs must be a Tensor or an array {order}, got {type(xs).__name__}")
+            raise TypeError(f"xs must be a Tensor or an array {order}, got {type_name(xs)}")
         if isinstance(xs, Tensor) and xs.dtype != self.dtype:
             raise TypeError(f"xs must be {self.dtype} like the RNN, got {xs.dtype}")
         if not isinstance(xs, Tensor) and xs.dtype.kind not in "fiub":
@@ -191,7 +203,7 @@ class RNN(Module):
         if state is None:
             return [None] * len(cells)
         if not isinstance(state, (list, tuple)) or len(state) != len(cells):
-            got = f"{len(state)}" if isinstance(state, (list, tuple)) else type(state).__name__
+            got = f"{len(state)}" if isinstance(state, (list, tuple)) else type_name(state)
             raise (ValueError if isinstance(state, (list, tuple)) else TypeError)(
                 f"state must be a list of {len(cells)}, one tuple of tensors a layer and direction, got {got}"
             )
@@ -200,7 +212,8 @@ class RNN(Module):
                 continue
             values = (given,) if isinstance(given, (Tensor, np.ndarray)) else given
             if not isinstance(values, (list, tuple)) or not all(isinstance(v, (Tensor, np.ndarray)) for v in values):
-                raise TypeError(f"state[{k}] must be a tuple of tensors, {', '.join(cell.states)}, or None")
+                got = ", ".join(map(type_name, values)) if isinstance(values, (list, tuple)) else type_name(values)
+                raise TypeError(f"state[{k}] must be a tuple of tensors, {', '.join(cell.states)}, or None, got {got}")
             if len(values) != len(cell.states):
                 raise ValueError(
                     f"state[{k}] must be {len(cell.states)} tensors, {', '.join(cell.states)}, got {len(values)}"
@@ -271,4 +284,4 @@ def detach(state: Nested) -> Nested:
         return type(state)(map(detach, state))
     if state is None:
         return state
-    raise TypeError(f"state must be a Tensor or a list or tuple of Tensors, got {type(state).__name__}")
+    raise TypeError(f"state must be a Tensor or a list or tuple of Tensors, got {type_name(state)}")

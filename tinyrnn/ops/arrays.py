@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tinyrnn import backend
 from tinyrnn._core.tape import Op, Tensor, float_dtype, turned_product
+from tinyrnn.checks import as_array, is_int, type_name
 from tinyrnn.ops import elementwise as ew
 
 Shape = tuple[int, ...]
@@ -33,11 +34,16 @@ def _axes(axis: Axis, ndim: int) -> Shape:
     """`axis` as a sorted tuple of non-negative ints; None means all of them."""
     if axis is None:
         return tuple(range(ndim))
-    given = (axis,) if isinstance(axis, int | np.integer) else tuple(axis)
+    if isinstance(axis, int | np.integer):
+        given: Sequence[int] = (axis,)
+    elif isinstance(axis, tuple | list):
+        given = axis
+    else:
+        raise ValueError(f"axis must be an int, a tuple of ints or None, got {axis!r}")
     axes = []
     for a in given:
-        if not isinstance(a, int | np.integer) or not -ndim <= a < ndim:
-            raise ValueError(f"axis must be an int in {-ndim}..{ndim - 1} (or a tuple, or None), got {axis!r}")
+        if not is_int(a) or not -ndim <= a < ndim:
+            raise ValueError(f"axis must be {_range(ndim)} (or a tuple, or None), got {axis!r}")
         axes.append(int(a) % ndim)
     if len(set(axes)) != len(axes):
         raise ValueError(f"axis must not name an axis twice, got {axis!r}")
@@ -45,9 +51,23 @@ def _axes(axis: Axis, ndim: int) -> Shape:
 
 
 def _one_axis(axis: int, ndim: int) -> int:
-    if not isinstance(axis, int | np.integer):
-        raise ValueError(f"axis must be an int, got {axis!r}")
-    return _axes(axis, ndim)[0]
+    if not is_int(axis) or not -ndim <= axis < ndim:
+        raise ValueError(f"axis must be {_range(ndim)}, got {axis!r}")
+    return int(axis) % ndim
+
+
+def _range(ndim: int) -> str:
+    """What an axis may be."""
+    return f"an int in {-ndim}..{ndim - 1}" if ndim else "an int, of which a tensor without axes has none"
+
+
+def _sizes(name: str, given: Any) -> Shape:
+    """A shape as a tuple of int."""
+    if isinstance(given, int | np.integer):
+        given = (given,)
+    if not isinstance(given, tuple | list | np.ndarray) or not all(map(is_int, given)):
+        raise ValueError(f"{name} must be ints, got {given!r}")
+    return tuple(map(int, given))
 
 
 # -- shape -------------------------------------------------------------------------------------------------------------
@@ -61,14 +81,14 @@ RESHAPE = _reshape = Op(
 def reshape(x: Value, shape: int | Sequence[int]) -> Tensor:
     """The same values in another shape; one size may be -1."""
     x = as_tensor(x)
-    given = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
-    wanted, size = tuple(map(int, given)), x.size
+    given = wanted = _sizes("shape", shape)
+    size = x.size
     if wanted.count(-1) == 1:
         known = -math.prod(wanted)
         if known > 0 and size % known == 0:
             wanted = tuple(size // known if n == -1 else n for n in wanted)
     if math.prod(wanted) != size or min(wanted, default=0) < 0:
-        raise ValueError(f"reshape can not make shape {given} of {x.shape}")
+        raise ValueError(f"reshape can not make shape {given} of {x.shape}, which has {size} elements")
     return _reshape(x, wanted)
 
 
@@ -81,11 +101,16 @@ _transpose = Op(
 def transpose(x: Value, axes: Sequence[int] = ()) -> Tensor:
     """The axes in the order of `axes`; reversed if it is empty."""
     x = as_tensor(x)
-    if not axes:
+    if isinstance(axes, str) or not isinstance(axes, Sequence | np.ndarray):
+        raise ValueError(f"axes must be ints, got {axes!r}")
+    if len(axes) == 0:
         return _transpose(x, (1, 0) if x.ndim == 2 else tuple(range(x.ndim))[::-1])
     if len(axes) != x.ndim:
         raise ValueError(f"axes must name each of the {x.ndim} axes of shape {x.shape} once, got {tuple(axes)}")
-    _axes(axes, x.ndim)
+    if not all(is_int(a) and -x.ndim <= a < x.ndim for a in axes):
+        raise ValueError(f"axes must be ints in {-x.ndim}..{x.ndim - 1}, each axis once, got {tuple(axes)}")
+    if len({int(a) % x.ndim for a in axes}) < x.ndim:
+        raise ValueError(f"axes must not name an axis twice, got {tuple(axes)}")
     return _transpose(x, tuple(int(a) % x.ndim for a in axes))
 
 
@@ -99,7 +124,7 @@ _broadcast_to = Op(
 def broadcast_to(x: Value, shape: Sequence[int]) -> Tensor:
     """x repeated along new axes and axes of one element, as NumPy broadcasts."""
     x = as_tensor(x)
-    shape = tuple(int(n) for n in shape)
+    shape = _sizes("shape", shape)
     try:
         fits = np.broadcast_shapes(x.shape, shape) == shape
     except ValueError:
@@ -137,14 +162,24 @@ _concat = Op("concat", -1, _concat_vjp, forward=backend.concat, shape=_concat_sh
 
 def concat(tensors: Sequence[Value], axis: int = 0) -> Tensor:
     """Join tensors along an axis; their other sizes agree."""
-    if isinstance(tensors, Tensor) or len(tensors) == 0:
-        raise ValueError(f"concat needs a list of one or more tensors, got {tensors!r}")
-    parts = _one_dtype(tensors)
+    parts = _parts("concat", tensors)
     if len({x.ndim for x in parts}) != 1:
         raise ValueError(f"concat needs tensors of one rank, got shapes {[x.shape for x in parts]}")
     axis = _one_axis(axis, parts[0].ndim)
     _concat_shape([x.shape for x in parts], axis)
     return _concat(parts, axis)
+
+
+def _parts(name: str, tensors: Any) -> list[Tensor]:
+    """What `concat` or `stack` joins."""
+    if not isinstance(tensors, list | tuple | np.ndarray) or len(tensors) == 0:
+        got = "none" if isinstance(tensors, list | tuple | np.ndarray) else type_name(tensors)
+        raise ValueError(f"{name} needs a list of one or more tensors, got {got}")
+    parts = _one_dtype(tensors)
+    if any(x.dtype != parts[0].dtype for x in parts):
+        got = " and ".join(dict.fromkeys(f"{x.shape} {x.dtype}" for x in parts))
+        raise TypeError(f"{name} needs inputs of one dtype, got {got}; convert one with .astype()")
+    return parts
 
 
 def _one_dtype(tensors: Sequence[Value]) -> list[Tensor]:
@@ -155,9 +190,7 @@ def _one_dtype(tensors: Sequence[Value]) -> list[Tensor]:
 
 def stack(tensors: Sequence[Value], axis: int = 0) -> Tensor:
     """Join tensors of one shape along a new axis."""
-    if isinstance(tensors, Tensor) or len(tensors) == 0:
-        raise ValueError(f"stack needs a list of one or more tensors, got {tensors!r}")
-    parts = _one_dtype(tensors)
+    parts = _parts("stack", tensors)
     shape = parts[0].shape
     if any(x.shape != shape for x in parts):
         raise ValueError(f"stack needs tensors of one shape, got {[x.shape for x in parts]}")
@@ -171,10 +204,12 @@ def split(x: Value, sections: int | Sequence[int], axis: int = 0) -> list[Tensor
     axis = _one_axis(axis, x.ndim)
     n = x.shape[axis]
     if isinstance(sections, int | np.integer):
-        if sections < 1 or n % sections:
+        if isinstance(sections, bool) or sections < 1 or n % sections:
             raise ValueError(f"sections must divide the {n} elements of axis {axis} equally, got {sections}")
         cuts = list(range(n // sections, n, n // sections)) if n else [0] * (int(sections) - 1)
     else:
+        if not isinstance(sections, tuple | list | np.ndarray) or not all(map(is_int, sections)):
+            raise ValueError(f"sections must be an int or a list of ints, the indices to cut at, got {sections!r}")
         cuts = [int(i) for i in sections]
     before = (slice(None),) * axis
     return [_getitem(x, (*before, slice(a, b))) for a, b in zip([0, *cuts], [*cuts, n], strict=True)]
@@ -199,9 +234,13 @@ _scatter = Op(
 
 def getitem(x: Value, index: Any) -> Tensor:
     """x[index] with NumPy's rules: ints, slices, None, Ellipsis, integer and boolean arrays."""
-    if isinstance(index, tuple):
-        return _getitem(x, tuple([_kept(part) for part in index]))
-    return _getitem(x, _kept(index))
+    try:
+        if isinstance(index, tuple):
+            return _getitem(x, tuple([_kept(part) for part in index]))
+        return _getitem(x, _kept(index))
+    except (IndexError, TypeError) as error:
+        got = ", ".join(map(_part_told, index if isinstance(index, tuple) else [index]))
+        raise type(error)(f"index [{got}] does not fit a tensor of shape {np.shape(x)}: {error}") from None
 
 
 def _kept(part: Any) -> Any:
@@ -209,6 +248,10 @@ def _kept(part: Any) -> Any:
     if isinstance(part, Tensor):
         raise TypeError("an index must be made of ints, slices, None, Ellipsis or arrays, got a Tensor")
     return np.array(part) if isinstance(part, np.ndarray | list) else part
+
+
+def _part_told(part: Any) -> str:
+    return f"{type_name(part)} {part.shape}" if isinstance(part, Tensor | np.ndarray) else repr(part)
 
 
 def _take_shape(table: Shape, indices: NDArray[np.int64]) -> Shape:
@@ -231,13 +274,14 @@ def take(table: Value, indices: ArrayLike) -> Tensor:
     The gradient adds each row's share in the order of the indices, so it is the same every time.
     """
     table = as_tensor(table)
-    which = np.asarray(indices)
+    which = as_array("indices", indices)
     if table.ndim < 1:
         raise ValueError("table must have at least one axis, got shape ()")
     if which.dtype.kind not in "iu" and which.size:
         raise TypeError(f"indices must be integers, got {which.dtype.name}")
     if which.size and not 0 <= which.min() <= which.max() < table.shape[0]:
-        raise IndexError(f"indices must lie in 0..{table.shape[0] - 1}, got {which.min()}..{which.max()}")
+        known = f"lie in 0..{table.shape[0] - 1}" if table.shape[0] else "be none, for table has no rows"
+        raise IndexError(f"indices must {known}, got {which.min()}..{which.max()}")
     return _take(table, which.astype(np.int64))
 
 
@@ -353,6 +397,8 @@ _stop_gradient = Op("stop_gradient", 1, (None,), forward=backend.identity, shape
 def astype(x: Value, dtype: Any) -> Tensor:
     """x in float32 or float64; the gradient returns in x's dtype."""
     x = as_tensor(x)
+    if dtype is None:  # float64 to NumPy
+        raise TypeError("dtype must be float32 or float64, got None")
     dtype = float_dtype(dtype)
     return x if dtype == x.dtype else _astype(x, dtype)
 

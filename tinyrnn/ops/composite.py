@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tinyrnn._core.tape import Abstract, Tensor, TraceError, wrap
+from tinyrnn.checks import as_array, as_generator, as_number, as_rate, type_name
 from tinyrnn.ops.arrays import Value, as_tensor, getitem, max, mean, stop_gradient, sum
 from tinyrnn.ops.elementwise import exp, log, softplus, sqrt, square
 
@@ -31,8 +32,14 @@ def layer_norm(x: Value, weight: Value | None = None, bias: Value | None = None,
     if x.ndim == 0:
         raise ValueError("layer_norm needs x of at least one axis, got shape ()")
     for name, value in (("weight", weight), ("bias", bias)):
-        if value is not None and np.shape(value) != x.shape[-1:]:
+        if value is None:
+            continue
+        if np.shape(value) != x.shape[-1:]:
             raise ValueError(f"layer_norm's {name} must be of shape {x.shape[-1:]}, got {np.shape(value)}")
+        if isinstance(value, Tensor) and value.dtype != x.dtype:
+            raise TypeError(f"layer_norm's {name} must be {x.dtype} like x, got {value.dtype}; convert it with .astype()")
+    if as_number("layer_norm's eps", eps) < 0:
+        raise ValueError(f"layer_norm's eps must be >= 0, got {eps}")
     centred = x - mean(x, -1, keepdims=True)
     y = centred * (1.0 / sqrt(mean(square(centred), -1, keepdims=True) + eps))
     if weight is not None:
@@ -43,10 +50,10 @@ def layer_norm(x: Value, weight: Value | None = None, bias: Value | None = None,
 def dropout(x: Value, p: float, rng: np.random.Generator, training: bool = True) -> Tensor:
     """Zero each element with probability p and scale the rest by 1 / (1 - p); x itself when not training."""
     x = as_tensor(x)
-    if not 0.0 <= p < 1.0:
-        raise ValueError(f"p must be in [0, 1), got {p}")
+    p = as_rate("p", p)
     if not training or p == 0.0:
         return x
+    as_generator(rng)
     if isinstance(x._array, Abstract):
         raise TraceError(
             "dropout draws new numbers, which a recorded step would repeat at every time step: draw the mask outside "
@@ -59,17 +66,28 @@ def dropout(x: Value, p: float, rng: np.random.Generator, training: bool = True)
 def _reduce(losses: Tensor, reduction: str) -> Tensor:
     if reduction == "mean":
         return mean(losses)
-    if reduction == "sum":
-        return sum(losses)
-    if reduction == "none":
-        return losses
-    raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+    return sum(losses) if reduction == "sum" else losses
+
+
+def _check_reduction(reduction: str, x: Tensor, name: str) -> None:
+    """Raise for another reduction, and for a mean over nothing: a loss of NaN would be found much later."""
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+    if reduction == "mean" and x.size == 0:
+        raise ValueError(
+            f"{name} must hold one element or more for reduction='mean', got shape {x.shape}; the sum is 0, "
+            "reduction='sum'"
+        )
 
 
 def cross_entropy(logits: Value, targets: ArrayLike, reduction: str = "mean") -> Tensor:
-    """-log softmax(logits)[target] of each row, in nats. logits (N, C); targets (N,) ints in 0..C-1."""
+    """-log softmax(logits)[target] of each row, in nats. logits (N, C); targets (N,) ints in 0..C-1.
+
+    reduction: "mean", "sum" or "none", (N,). Raises ValueError or TypeError for what does not fit; the mean of no rows
+    is an error, their sum 0.
+    """
     logits = as_tensor(logits)
-    which = np.asarray(targets)
+    which = as_array("targets", targets)
     if logits.ndim != 2:
         raise ValueError(f"logits must be (N, C), got shape {logits.shape}")
     n, classes = logits.shape
@@ -79,25 +97,41 @@ def cross_entropy(logits: Value, targets: ArrayLike, reduction: str = "mean") ->
         raise TypeError(f"targets must be integers, got {which.dtype.name}")
     if n and not 0 <= which.min() <= which.max() < classes:
         raise ValueError(f"targets must lie in 0..{classes - 1}, got {which.min()}..{which.max()}")
+    _check_reduction(reduction, logits, "logits")
     return _reduce(-getitem(log_softmax(logits), (np.arange(n), which.astype(np.int64))), reduction)
 
 
-def _paired(a: Value, b: Value, names: str) -> tuple[Tensor, Tensor]:
+def _paired(a: Value, b: Value, first: str, second: str, reduction: str) -> tuple[Tensor, Tensor]:
     """Two tensors of one shape, the second in the first's dtype if it came as a plain array."""
     x = as_tensor(a)
-    y = b if isinstance(b, Tensor) else Tensor(b, dtype=x.dtype)
+    y = b if isinstance(b, Tensor) else _numbers(second, b, x)
     if x.shape != y.shape:
-        raise ValueError(f"{names} must be of one shape, got {x.shape} and {y.shape}")
+        raise ValueError(f"{first} and {second} must be of one shape, got {x.shape} and {y.shape}")
+    if x.dtype != y.dtype:
+        raise TypeError(f"{first} and {second} must be of one dtype, got {x.dtype} and {y.dtype}; .astype() converts")
+    _check_reduction(reduction, x, first)
     return x, y
 
 
+def _numbers(name: str, value: ArrayLike, like: Tensor) -> Tensor:
+    array = as_array(name, value)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must be numbers {like.shape}, got {type_name(value)} of {array.dtype.name}")
+    return Tensor(array, dtype=like.dtype)
+
+
 def mse_loss(pred: Value, target: Value, reduction: str = "mean") -> Tensor:
-    """The squared error (pred - target)**2; both of one shape."""
-    x, y = _paired(pred, target, "pred and target")
+    """The squared error (pred - target)**2; both of one shape, and not empty for the mean."""
+    x, y = _paired(pred, target, "pred", "target", reduction)
     return _reduce(square(x - y), reduction)
 
 
 def binary_cross_entropy_with_logits(logits: Value, targets: Value, reduction: str = "mean") -> Tensor:
-    """-t log σ(x) - (1 - t) log(1 - σ(x)), in nats, as softplus(x) - t x; both of one shape, targets in [0, 1]."""
-    x, t = _paired(logits, targets, "logits and targets")
+    """-t log σ(x) - (1 - t) log(1 - σ(x)), in nats, as softplus(x) - t x; both of one shape, targets in [0, 1].
+
+    Raises ValueError for other targets, other shapes, and for the mean of nothing.
+    """
+    x, t = _paired(logits, targets, "logits", "targets", reduction)
+    if not isinstance(t._array, Abstract) and not (inside := (t._array >= 0) & (t._array <= 1)).all():
+        raise ValueError(f"targets must lie in [0, 1], got {t._array[~inside][0]}")
     return _reduce(softplus(x) - t * x, reduction)

@@ -6,52 +6,70 @@
     lower     homes for the values of the body, and its instructions    Step -> Program
     run       a plan over a sequence; the loop's reverse, again a Plan
 
-`plan_of` is the way in: it remembers one plan a cell.
+`plan_of` is the way in: it remembers one plan a cell. `made_of` does so for whatever else is made of a cell's step.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from operator import is_
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from tinyrnn._core.tape import Tensor
 from tinyrnn.module import Cell, Module
-from tinyrnn.plan.layout import Layout, uniform_layout
+from tinyrnn.plan.layout import Batch, Layout, uniform_layout
 from tinyrnn.plan.lower import PlanError
-from tinyrnn.plan.record import WAY_OUT, record
+from tinyrnn.plan.record import WAY_OUT, Recording, record
 from tinyrnn.plan.run import Plan
+from tinyrnn.plan.step import Step
 
-__all__ = ["Layout", "Plan", "PlanError", "plan_of", "uniform_layout"]
+__all__ = ["Batch", "Layout", "Plan", "PlanError", "made_of", "plan_of", "plan_recorded", "uniform_layout"]
 
-_plans: WeakKeyDictionary[Cell, dict[Any, tuple[list[Any], bool, Plan, list[Tensor]]]] = WeakKeyDictionary()
+Made = TypeVar("Made")
+_made: WeakKeyDictionary[Cell, dict[Any, tuple[list[Any], bool, Any]]] = WeakKeyDictionary()
 
 
 def plan_of(cell: Cell, widths: tuple[int, ...]) -> tuple[Plan, list[Tensor]]:
-    """The plan of a cell for time inputs of these widths, and the tensors behind its params.
+    """The plan of a cell for time inputs of these widths, and the tensors behind its params."""
+    return made_of(cell, widths, _record_and_plan)
 
-    Made at the first call, one for training and one for use, and again when an attribute of the cell, or of a module
+
+def made_of(cell: Cell, widths: tuple[int, ...], make: Callable[[Cell, tuple[int, ...]], Made]) -> Made:
+    """make(cell, widths), remembered: what a function makes of the step of a cell, for time inputs of these widths.
+
+    Made at the first call, once for training and once for use, and again when an attribute of the cell, or of a module
     inside it, or what a list, tuple or dict in an attribute holds, was assigned since. (An array that is changed in
     place is not seen.)
     """
-    plans = _plans.setdefault(cell, {})
-    key = (widths, cell.training)
-    found = plans.get(key)
+    known = _made.setdefault(cell, {})
+    key = (make, widths, cell.training)
+    found = known.get(key)
     if found is not None:
-        attributes, nested, plan, params = found
+        attributes, nested, made = found
         now = _attributes(cell) if nested else list(vars(cell).values())
         if len(now) == len(attributes) and all(map(is_, now, attributes)):
-            return plan, params
+            return made
     nested = any(isinstance(value, (Module, list, tuple, dict)) for value in vars(cell).values())
+    made = make(cell, widths)
+    known[key] = (_attributes(cell) if nested else list(vars(cell).values()), nested, made)
+    return made
+
+
+def _record_and_plan(cell: Cell, widths: tuple[int, ...]) -> tuple[Plan, list[Tensor]]:
     recording = record(cell, widths)
+    return plan_recorded(cell, recording, recording.step), recording.params
+
+
+def plan_recorded(cell: Cell, recording: Recording, step: Step) -> Plan:
+    """The plan of a step that was made of a recording; raises PlanError that names the cell and the line."""
     try:
-        plan = Plan(recording.step)
-        plan.body.program([False] * len(cell.states), plan.body.step.emits)
+        plan = Plan(step)
+        plan.body.program([False] * len(step.states), plan.body.step.emits)
     except PlanError as error:
         at = recording.lines_of(error.op)
         raise PlanError(f"{type(cell).__name__}.step{f' ({at})' if at else ''}: {error}; {WAY_OUT}") from None
-    plans[key] = (_attributes(cell) if nested else list(vars(cell).values()), nested, plan, recording.params)
-    return plan, recording.params
+    return plan
 
 
 def _attributes(module: Module) -> list[Any]:

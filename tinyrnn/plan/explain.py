@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from tinyrnn._core import kernels
 from tinyrnn._core.tape import Tape, Tensor, abstract
 from tinyrnn.autograd import recording
-from tinyrnn.module import Cell, as_size
+from tinyrnn.checks import as_size, type_name
+from tinyrnn.module import Cell
 from tinyrnn.plan import plan_of
 from tinyrnn.plan.costs import floats_moved, flops_of, instruction_flops, is_free, listing, runs_of
 from tinyrnn.plan.explanation import Explanation, Group, Kept, Merged, Pass, Product, Work
@@ -45,7 +46,8 @@ def explain(cell: Cell, batch: int | None = None, *, widths: Sequence[int] | Non
 def explanation_of(cell: Cell, batch: int | None = None, *, widths: Sequence[int] | None = None) -> Explanation:
     """What `explain` prints."""
     if not isinstance(cell, Cell):
-        raise TypeError(f"cell must be a tr.Cell, got {cell!r}")
+        hint = "; make one of the class first" if isinstance(cell, type) else ""
+        raise TypeError(f"cell must be a tr.Cell, got {cell if isinstance(cell, type) else type_name(cell)}{hint}")
     rows = None if batch is None else as_size("batch", batch)
     plan, params = plan_of(cell, _widths(cell, widths))
     names = {id(p): name for name, p in cell.named_parameters()}
@@ -67,9 +69,15 @@ def _widths(cell: Cell, widths: Sequence[int] | None) -> tuple[int, ...]:
     """Of the time inputs: what the caller gives, and what the cell draws."""
     drawn = tuple(t.shape[2] for t in cell.draws(0, 0))  # no numbers, so the cell's generator stays where it is
     if widths is not None:
-        found = tuple(as_size("every width", n) for n in widths)
+        if not isinstance(widths, (tuple, list)):
+            raise TypeError(f"widths must be a tuple of ints, ({cell.input_size}, ..), got {widths!r}")
+        found = tuple(as_size("every number in widths", n) for n in widths)
         if not found or found[0] != cell.input_size:
             raise ValueError(f"widths must begin with the cell's input_size, {cell.input_size}, got {tuple(widths)}")
+        low, high = cell._step_takes()
+        if not low <= len(found) + len(drawn) + len(cell.states) <= high:
+            needs = f"{low - len(drawn) - len(cell.states)}{'' if low == high else ' or more'}"
+            raise ValueError(f"widths must be {needs}, one for each time input of {type(cell).__name__}.step, got {widths}")
         return found + drawn
     takes = list(inspect.signature(cell.step).parameters.values())
     inputs = len(takes) - len(cell.states) - len(drawn)

@@ -8,9 +8,9 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyrnn._core.tape import Tensor
-from tinyrnn.ops import take
-from tinyrnn.ops.arrays import GETITEM
+from tinyrnn._core.tape import Tensor, wrap
+from tinyrnn.ops import concat, take
+from tinyrnn.ops.arrays import GETITEM, RESHAPE
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,3 +103,44 @@ class Layout:
 def uniform_layout(steps: int, batch: int, backwards: bool) -> Layout:
     """The layout of a batch whose rows all run through all steps."""
     return Layout(np.full(batch, steps), backwards)
+
+
+class Batch:
+    """The rows of a batch over time, as callers hold them, (steps, rows, ..), and as a plan wants them.
+
+    A plan's rows are sorted by length, longest first, and a sequence holds, step after step, the rows that still run.
+    ends: steps of each row, in any order; None: all of them.
+    """
+
+    def __init__(self, steps: int, rows: int, ends: NDArray[np.int64] | None, backwards: bool) -> None:
+        self.steps, self.rows = steps, rows
+        self.order: NDArray[np.int64] | None = None
+        if ends is None:
+            self.layout = uniform_layout(steps, rows, backwards)
+            return
+        self.order = np.argsort(-ends, kind="stable")
+        self.layout = Layout(ends[self.order], backwards)
+        going = [t * rows + self.order[:n] for t, n in enumerate(self.layout.count.tolist())]
+        self.read = np.concatenate([*going, np.zeros(0, np.int64)])
+
+    def pack(self, x: Tensor) -> Tensor:
+        """(steps, rows, ..) -> (rows of all steps, ..)."""
+        flat = RESHAPE(x, (self.steps * self.rows, *x.shape[2:]))
+        return flat if self.order is None else take(flat, self.read)
+
+    def unpack(self, y: Tensor) -> Tensor:
+        """(rows of all steps, ..) -> (steps, rows, ..), 0 where a row has ended."""
+        if self.order is None:
+            return RESHAPE(y, (self.steps, self.rows, *y.shape[1:]))
+        back = np.full(self.steps * self.rows, self.layout.rows)
+        back[self.read] = np.arange(self.layout.rows)
+        zero = wrap(np.zeros((1, *y.shape[1:]), y.dtype))
+        return take(concat([y, zero]), back.reshape(self.steps, self.rows))
+
+    def sort(self, s: Tensor) -> Tensor:
+        """A state (rows, ..) in the plan's order."""
+        return s if self.order is None else take(s, self.order)
+
+    def unsort(self, s: Tensor) -> Tensor:
+        """A state in the caller's order."""
+        return s if self.order is None else take(s, np.argsort(self.order))

@@ -16,28 +16,32 @@ from typing import Any
 from tinyrnn._core import tape
 from tinyrnn._core.tape import Tensor, TraceError, abstract
 from tinyrnn.autograd import recording
-from tinyrnn.module import Cell
+from tinyrnn.module import Cell, probes_alone
 from tinyrnn.plan.lower import PlanError
-from tinyrnn.plan.step import ROWS, Step, is_abstract, replay, topological
+from tinyrnn.plan.step import ROWS, Step, is_abstract, is_rowed, replay, topological
 
 WAY_OUT = "tr.unroll runs any step"
 
 
 @dataclass(frozen=True)
 class Recording:
-    """step: the step, emitting its output. params: the tensors behind its params. lines: where each op stands."""
+    """step: the step, emitting its output. params: the tensors behind its params. lines: where each op stands.
+
+    probed: the values with rows that `probe` named, if they were asked for; name_2, name_3, .. for a name's others.
+    """
 
     step: Step
     params: list[Tensor]
     lines: dict[Tensor, str]
+    probed: dict[str, Tensor]
 
     def lines_of(self, op: str | None) -> str:
         """The lines of the step that use an op."""
         return " or ".join(dict.fromkeys(at for t, at in self.lines.items() if t.op is not None and t.op.name == op))
 
 
-def record(cell: Cell, widths: Sequence[int]) -> Recording:
-    """Record the step of a cell for time inputs of these widths.
+def record(cell: Cell, widths: Sequence[int], probed: bool = False) -> Recording:
+    """Record the step of a cell for time inputs of these widths. probed: also what it probes.
 
     Raises TraceError where the step asks for values, PlanError where rows depend on one another, where a state changes
     its shape or where the cell keeps a tensor of the step, and what the step itself raises.
@@ -49,6 +53,12 @@ def record(cell: Cell, widths: Sequence[int]) -> Recording:
         lines[t] = _place(sys._getframe(1))
         if t.op is not None and t.inputs and _mixes_rows(t):
             shapes = " and ".join(str(s.shape) for s in t.inputs)
+            if t.op.name == "getitem" and t.size == 1:
+                raise TraceError(
+                    f"{t.op.name} of {shapes} picks one value of one row, as a step does that branches on a value: it "
+                    "has none while it is recorded on shapes alone, and the rows of the batch would depend on one "
+                    f"another. Write it with ops (tr.where, tr.maximum), or run the cell with tr.unroll; {WAY_OUT}"
+                )
             raise PlanError(
                 f"{t.op.name} of {shapes} gives {t.shape}, so the rows of the batch would depend on one another; "
                 f"{WAY_OUT}"
@@ -57,7 +67,7 @@ def record(cell: Cell, widths: Sequence[int]) -> Recording:
     attributes = {m: dict(vars(m)) for m in cell.modules()}
     watched = tape.watch(check)
     try:
-        with recording():
+        with recording(), probes_alone() as seen:
             inputs = [
                 abstract((ROWS, n), cell.dtype, "x" if k == 0 else f"x{k + 1}", True) for k, n in enumerate(widths)
             ]
@@ -84,7 +94,9 @@ def record(cell: Cell, widths: Sequence[int]) -> Recording:
     # Parameters and other arrays become leaves without values; numbers that the step itself makes stay.
     given = {*inputs, *states}
     before = inputs[0].order
-    real = [t for t in topological(nexts) if t.op is None and t not in given and (t.size != 1 or t.order < before)]
+    looked = _named_once(seen) if probed else {}
+    wanted = (*nexts, *looked.values())
+    real = [t for t in topological(wanted) if t.op is None and t not in given and (t.size != 1 or t.order < before)]
     for t in real:
         at = next((f" ({place})" for reader, place in lines.items() if t in (reader.inputs or ())), "")
         if is_abstract(t):
@@ -103,9 +115,22 @@ def record(cell: Cell, widths: Sequence[int]) -> Recording:
         known = {t: abstract(t.shape, t.dtype, t.name, t.requires_grad) for t in real}
         params = tuple(known.values())
         known.update({t: t for t in given})
-        results = replay(nexts, known)
-    step = Step(tuple(inputs), tuple(states), params, tuple(results), (results[0],))
-    return Recording(step, real, lines)
+        results = replay(wanted, known)
+    step = Step(tuple(inputs), tuple(states), params, tuple(results[: len(nexts)]), (results[0],))
+    return Recording(step, real, lines, dict(zip(looked, results[len(nexts) :], strict=True)))
+
+
+def _named_once(seen: dict[str, list[Tensor]]) -> dict[str, Tensor]:
+    """What has rows of what was probed, each under a name of its own."""
+    found: dict[str, Tensor] = {}
+    for name, values in seen.items():
+        for t in dict.fromkeys(values):
+            if is_rowed(t):
+                free, k = name, 2
+                while free in found:
+                    free, k = f"{name}_{k}", k + 1
+                found[free] = t
+    return found
 
 
 def _mixes_rows(t: Tensor) -> bool:

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyrnn._core.tape import Tensor
-from tinyrnn.module import Cell, Parameter, as_size
+from tinyrnn.checks import as_size
+from tinyrnn.module import Cell, Parameter
 from tinyrnn.search.kinds import KINDS, Width
 
 

@@ -3,7 +3,8 @@
 A run lives in a folder:
     checkpoint.safetensors   all that is needed to go on; replaced at the end of an epoch, every minute and on a stop
     model.safetensors        the weights of the best epoch so far, with what is needed to use them
-    metrics.jsonl            one JSON object an epoch, and one for the test at the end
+    metrics.jsonl            one JSON object an epoch, and one for the test at the end; what stands under "monitor" is
+                             told in `tinyrnn.train.monitors`
 The checkpoint holds the metrics too, and decides: what a killed run wrote to metrics.jsonl after its last checkpoint
 is taken back on resuming, and written again when it is computed again.
 """
@@ -28,6 +29,7 @@ from tinyrnn.autograd import no_grad
 from tinyrnn.clip import clip_grad_norm
 from tinyrnn.data import Batch
 from tinyrnn.optim import Adam
+from tinyrnn.train.monitors import Monitors, Sums
 from tinyrnn.train.task import Outcome, Task
 
 Array = npt.NDArray[Any]
@@ -124,7 +126,7 @@ class Trainer:
 
     task: see `Task`. folder: created if need be; must hold no run, unless resume, then one of the same task and data.
     epochs: in place of those of the options, or of the run that is resumed. save_every: seconds between checkpoints
-    within an epoch.
+    within an epoch. monitors: look at gradients and gates, see `tinyrnn.train.monitors`; the bits are the same without.
     Raises TrainingError if the folder is taken or does not fit, files.CheckpointError for a damaged checkpoint.
     """
 
@@ -137,11 +139,13 @@ class Trainer:
         epochs: int | None = None,
         save_every: float = 60.0,
         watcher: Watcher | None = None,
+        monitors: bool = True,
     ) -> None:
         self.task, self.folder, self.save_every = task, Path(folder), save_every
         self.watcher = Watcher() if watcher is None else watcher
         self.optimiser = Adam(task.model.parameters(), lr=task.options.lr)
         self.progress = Progress(task.options.epochs)
+        self.monitors = Monitors(task, task.options.clip) if monitors else None
         self._stop = False
         self._state: tuple[Array, ...] = ()
         self._average = task.model.state_dict() if task.options.average else None
@@ -188,6 +192,8 @@ class Trainer:
         p, batches = self.progress, self.task.train(self.progress.epoch)
         self.watcher.epoch_begins(p.epoch + 1, len(batches), p.position)
         self.task.model.train()
+        if self.monitors and batches:
+            self.monitors.epoch_begins(batches[0])
         saved = time.monotonic()
         while p.position < len(batches):
             if self._stop:
@@ -197,19 +203,25 @@ class Trainer:
             if time.monotonic() - saved >= self.save_every and p.position < len(batches):
                 self._save()
                 saved = time.monotonic()
+        watched = self.monitors.epoch_ends(batches[0]) if self.monitors and batches else ({}, [])
         with self._weights(self._average):
             valid = self._evaluate("validation", self.task.valid)
             if valid is None:
                 return False
-            self._close(valid)
+            self._close(valid, *watched)
         self._save()
         return True
 
     def _step(self, batch: Batch) -> None:
         p, options, started = self.progress, self.task.options, time.perf_counter()
-        outcome = self.task.measure(self.task.model, batch, _tensors(self._state) if batch.goes_on else None)
+        if self.monitors:
+            self.monitors.step_begins()
+        before = _tensors(self._state) if batch.goes_on else None
+        outcome = self.task.measure(self.task.model, batch, before)
         self.optimiser.zero_grad()
         outcome.loss.backward()
+        if self.monitors:
+            self.monitors.gradients(p.position)
         norm = clip_grad_norm(self.optimiser.params, options.clip)
         p.position += 1
         p.step += 1
@@ -219,11 +231,17 @@ class Trainer:
             p.tally.add(outcome, batch)
             self._state = tuple(s.numpy() for s in outcome.state)
             self._follow()
+            if self.monitors:
+                self.monitors.step_ends(norm)
         else:
             p.skips += 1
             p.tally.skipped += 1
             self._state = ()
-            self.watcher.note(f"step {p.step}: the gradient's norm is {norm}; the step was skipped")
+            found = self.monitors.not_finite(batch, before) if self.monitors else ""
+            self.watcher.note(
+                f"step {p.step}: the gradient's norm is {norm}; the step was skipped"
+                + (f"; first not finite: {found}; try a smaller --lr or --clip" if found else "")
+            )
             if p.skips >= SKIPS:
                 raise TrainingError(f"{SKIPS} steps in a row had no finite gradient; try a smaller --lr")
         p.tally.seconds += time.perf_counter() - started
@@ -236,7 +254,7 @@ class Trainer:
                 mean = self._average[name]
                 mean += np.float32(rate) * (p._array - mean)
 
-    def _close(self, valid: Tally) -> None:
+    def _close(self, valid: Tally, watched: dict[str, Any], warnings: Sequence[str]) -> None:
         """Write down an epoch whose validation is done. The model holds the weights that were validated."""
         p, task = self.progress, self.task
         p.epoch += 1
@@ -251,6 +269,9 @@ class Trainer:
             "seconds": round(train.seconds, 2),
             "skipped": train.skipped,
         }
+        if self.monitors and watched:
+            record["monitor"] = watched
+            self.monitors.next_epoch(watched)
         value = -valid.mean_loss if task.watch == "loss" else valid.accuracy
         best = p.best is None or value > p.best
         if best:
@@ -258,6 +279,8 @@ class Trainer:
             files.save(self.folder / MODEL, task.model, meta=self._about() | task.meta | {"valid": record["valid"]})
         self._log(record)
         self.watcher.epoch_ends(record, best)
+        for text in warnings:
+            self.watcher.note(text)
 
     def _evaluate(self, part: str, batches: Sequence[Batch]) -> Tally | None:
         """The tally of a pass without training; None if `stop` came."""
@@ -299,7 +322,8 @@ class Trainer:
             self.task.model,
             self.optimiser,
             extra=extra,
-            meta=self._about() | {"progress": asdict(self.progress)},
+            meta=self._about()
+            | {"progress": asdict(self.progress), "monitors": asdict(self.monitors.sums if self.monitors else Sums())},
         )
 
     def _begin(self) -> None:
@@ -328,6 +352,8 @@ class Trainer:
         checkpoint.restore(self.task.model, self.optimiser)
         self.progress = Progress.of(checkpoint.meta["progress"])
         self.progress.epochs = epochs or self.progress.epochs
+        if self.monitors:
+            self.monitors.sums = Sums(**checkpoint.meta.get("monitors", {}))
         groups: dict[str, dict[str, Array]] = {"state": {}, "average": {}}
         for name, array in checkpoint.extra.items():
             group, _, rest = name.partition("/")

@@ -1,11 +1,11 @@
-"""Models of three usage patterns: acceptors, which label a sequence, and a transducer, which labels its steps.
+"""The models of the tasks, on top of the patterns of `tinyrnn.nn`: two acceptors and a transducer.
 
 Notation: T steps, B rows, I features a step, E the width of an embedding, H that of a state, V ids, C classes.
-Every pass over time is the call of `sequence` in `_run`, whichever way over time that names.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,43 +13,58 @@ import numpy.typing as npt
 
 from tinyrnn import nn, ops
 from tinyrnn._core.tape import Tensor
-from tinyrnn.cells import GRU, LSTM, Elman
-from tinyrnn.loop import scan as sequence
-from tinyrnn.module import Cell, Module
+from tinyrnn.cells import by_name
+from tinyrnn.module import Cell
 
 Array = npt.NDArray[Any]
 State = tuple[Tensor, ...]
 
-CELLS: dict[str, type[Cell]] = {"lstm": LSTM, "gru": GRU, "elman": Elman}
 
+def cell_maker(name: str, hidden: int, rng: np.random.Generator, memory: int = 0) -> Callable[[int], Cell]:
+    """input_size -> a cell of `tr.cells`, by its name. memory: about how many steps a new cell with gates keeps its
+    state for; 0: its own default.
 
-def _run(
-    cell: Cell, xs: Tensor | Array, state: State | None = None, lengths: Array | None = None, reverse: bool = False
-) -> tuple[Tensor, State]:
-    return sequence(cell, xs, state, lengths=lengths, reverse=reverse)
-
-
-def _cell(name: str, width: int, hidden: int, rng: np.random.Generator, memory: int = 0) -> Cell:
-    """A cell by its name. memory: about how many steps a new LSTM or GRU keeps its state for; 0: its own default.
-
-    A gate that starts at σ(log(memory)) forgets 1/memory a step (Tallec & Ollivier 2018, without their spread).
+    A gate that starts at σ(log(memory)) forgets 1/memory a step (Tallec & Ollivier 2018, without their spread). A gate
+    that only writes stays as it is where another one keeps.
     """
-    cell = CELLS[name](width, hidden, rng=rng)
-    if memory:
-        for gate, sign in (("b_f", 1), ("b_z", -1)):
-            bias = getattr(cell, gate, None)
-            if bias is not None:
-                bias.data = np.full(hidden, sign * np.log(memory))
-    return cell
+    kind = by_name(name)
+
+    def make(width: int) -> Cell:
+        cell = kind(width, hidden, rng=rng)
+        gates: dict[str, int] = getattr(cell, "memory_gates", {}) if memory else {}
+        for gate, sign in gates.items():
+            if sign > 0 or 1 not in gates.values():
+                bias = getattr(cell, gate)
+                bias.data = np.full(bias.shape, sign * np.log(memory))
+        return cell
+
+    return make
 
 
-class Classifier(Module):
-    """Ids (T, B), lengths (B,) -> one logit a row (B,): embedding, a cell in one or both directions, the largest value
-    over time of each unit, a linear readout.
+class Words(nn.Embedding):
+    """An embedding of words that starts normal(0, 0.1): from normal(0, 1) a few thousand sentences do not move it far
+    enough.
 
-    In training, each id is replaced by `unknown` with probability `word_dropout`, and `dropout` acts on the embedded
-    words and before the readout. The embedding starts normal(0, 0.1): from normal(0, 1) a few thousand
-    sentences do not move it far enough.
+    In training, each id is replaced by `unknown` with probability `word_dropout`, and `dropout` acts on the features.
+    """
+
+    def __init__(
+        self, num: int, dim: int, *, dropout: float, word_dropout: float, unknown: int, rng: np.random.Generator
+    ) -> None:
+        super().__init__(num, dim, rng=rng)
+        self.W.data = 0.1 * self.W.data
+        self.dropout, self.word_dropout, self.unknown, self.rng = dropout, word_dropout, unknown, rng
+
+    def forward(self, ids: npt.ArrayLike) -> Tensor:
+        ids = np.asarray(ids)
+        if self.training and self.word_dropout:
+            ids = np.where(self.rng.random(ids.shape) < self.word_dropout, self.unknown, ids)
+        return ops.dropout(super().forward(ids), self.dropout, self.rng, training=self.training)
+
+
+class Classifier(nn.Acceptor):
+    """Ids (T, B), lengths (B,) -> one logit a row (B,): words, a cell in one or both directions, the largest value
+    over time of each unit, a linear readout. `dropout` acts on the embedded words and before the readout.
     """
 
     def __init__(
@@ -65,45 +80,28 @@ class Classifier(Module):
         unknown: int = 1,
         rng: np.random.Generator,
     ) -> None:
-        super().__init__()
-        self.rng, self.word_dropout, self.unknown = rng, word_dropout, unknown
-        self.embedding = nn.Embedding(num, embed, rng=rng)
-        self.embedding.W.data = 0.1 * self.embedding.W.data
-        self.dropout = nn.Dropout(dropout, rng=rng)
-        self.forwards = _cell(cell, embed, hidden, rng)
-        self.backwards = _cell(cell, embed, hidden, rng) if bidirectional else None
-        self.readout = nn.Linear(hidden * (1 + bidirectional), 1, rng=rng)
+        words = Words(num, embed, dropout=dropout, word_dropout=word_dropout, unknown=unknown, rng=rng)
+        rnn = nn.RNN(cell_maker(cell, hidden, rng), input_size=embed, bidirectional=bidirectional)
+        super().__init__(rnn, 1, embedding=words, pool="max", dropout=dropout)
 
-    def forward(self, ids: Array, lengths: Array) -> Tensor:
-        if self.training and self.word_dropout:
-            ids = np.where(self.rng.random(ids.shape) < self.word_dropout, self.unknown, ids)
-        xs = self.dropout(self.embedding(ids))
-        inside = (np.arange(len(ids))[:, None] < lengths)[..., None]
-        peaks = []
-        for cell, reverse in ((self.forwards, False), (self.backwards, True)):
-            if cell is not None:
-                ys, _ = _run(cell, xs, lengths=lengths, reverse=reverse)
-                peaks.append(ops.where(inside, ys, -1e9).max(axis=0))
-        return self.readout(self.dropout(ops.concat(peaks, axis=1))).reshape(-1)
+    def forward(self, xs: npt.ArrayLike | Tensor, lengths: npt.ArrayLike | None = None) -> Tensor:
+        return super().forward(xs, lengths).reshape(-1)
 
 
-class Regressor(Module):
+class Regressor(nn.Acceptor):
     """Numbers (T, B, I), lengths (B,) -> one number a row (B,), read from the last state."""
 
     def __init__(
         self, width: int, *, hidden: int, cell: str = "lstm", memory: int = 0, rng: np.random.Generator
     ) -> None:
-        super().__init__()
-        self.cell = _cell(cell, width, hidden, rng, memory)
-        self.readout = nn.Linear(hidden, 1, rng=rng)
+        super().__init__(nn.RNN(cell_maker(cell, hidden, rng, memory), input_size=width), 1)
 
-    def forward(self, xs: Array, lengths: Array | None = None) -> Tensor:
-        _, state = _run(self.cell, xs, lengths=lengths)
-        return self.readout(state[0]).reshape(-1)
+    def forward(self, xs: npt.ArrayLike | Tensor, lengths: npt.ArrayLike | None = None) -> Tensor:
+        return super().forward(xs, lengths).reshape(-1)
 
 
-class Transducer(Module):
-    """Ids (T, B) -> logits (T, B, C) and the last state, from which a next call goes on."""
+class Transducer(nn.Transducer):
+    """Ids (T, B) -> logits (T, B, C) and the last state, from which a next call goes on: one layer's states."""
 
     def __init__(
         self,
@@ -117,12 +115,6 @@ class Transducer(Module):
         dropout: float = 0.0,
         rng: np.random.Generator,
     ) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(num, embed, rng=rng)
-        self.cell = _cell(cell, embed, hidden, rng, memory)
-        self.dropout = nn.Dropout(dropout, rng=rng)
-        self.readout = nn.Linear(hidden, classes, rng=rng)
-
-    def forward(self, ids: Array, state: State | None = None) -> tuple[Tensor, State]:
-        ys, state = _run(self.cell, self.embedding(ids), state)
-        return self.readout(self.dropout(ys)), state
+        embedding = nn.Embedding(num, embed, rng=rng)
+        rnn = nn.RNN(cell_maker(cell, hidden, rng, memory), input_size=embed)
+        super().__init__(rnn, classes, embedding=embedding, dropout=dropout)

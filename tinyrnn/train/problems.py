@@ -11,7 +11,7 @@ from tinyrnn.data import Batch, adding_batch, copy_batch
 from tinyrnn.data.adding import TOLERANCE
 from tinyrnn.data.copying import BLANK, SYMBOLS
 from tinyrnn.train.models import Regressor, State, Transducer
-from tinyrnn.train.task import Options, Outcome, Task
+from tinyrnn.train.task import DATA, Kind, Options, Outcome, Task, count
 
 VALID, TEST = 1_000_000, 2_000_000
 """Where an epoch's number would stand in the seed of validation and test data."""
@@ -21,10 +21,8 @@ VALID, TEST = 1_000_000, 2_000_000
 class AddingOptions(Options):
     """Options of `tinyrnn train adding`."""
 
-    steps: int = 50
-    """The shortest length of a sequence; the longest is a tenth more."""
-    sequences: int = 5000
-    """New sequences an epoch."""
+    steps: int = count(50, "The shortest length of a sequence; the longest is a tenth more.", DATA, 10)
+    sequences: int = count(5000, "New sequences an epoch.", DATA)
     held_out: int = 1000
     """Sequences to choose by, and as many to judge by."""
     epochs: int = 10
@@ -36,12 +34,9 @@ class AddingOptions(Options):
 class CopyOptions(Options):
     """Options of `tinyrnn train copy`."""
 
-    length: int = 4
-    """Symbols to keep."""
-    lag: int = 20
-    """Steps between the symbols and the sign to write them."""
-    sequences: int = 5000
-    """New sequences an epoch."""
+    length: int = count(4, "Symbols to remember.", DATA)
+    lag: int = count(20, "Steps between the symbols and the sign to write them.", DATA)
+    sequences: int = count(5000, "New sequences an epoch.", DATA)
     held_out: int = 1000
     """Sequences to choose by, and as many to judge by."""
     hidden: int = 96
@@ -129,3 +124,19 @@ def measure_copy(model: Transducer, batch: Batch, state: State | None) -> Outcom
 
 def _parts(total: int, size: int) -> list[int]:
     return [min(size, total - k) for k in range(0, total, size)]
+
+
+ADDING = Kind(
+    name="adding",
+    options=AddingOptions,
+    build=adding_task,
+    help="Learn to add two marked numbers of a long sequence.\n\nThe adding problem of Hochreiter & Schmidhuber 1997.",
+    example="--steps 100 --epochs 20",
+)
+COPY = Kind(
+    name="copy",
+    options=CopyOptions,
+    build=copy_task,
+    help="Learn to write down symbols seen long before.\n\nThe copy problem, after Hochreiter & Schmidhuber 1997.",
+    example="--lag 50 --cell gru",
+)

@@ -12,9 +12,10 @@ import numpy as np
 from tinyrnn import ops
 from tinyrnn.autograd import no_grad
 from tinyrnn.data import Batch, Review, Vocabulary, bucket, pad, read_reviews, split_reviews, tokenise
+from tinyrnn.data.reviews import SOURCES
 from tinyrnn.files import Checkpoint
 from tinyrnn.train.models import Classifier, State
-from tinyrnn.train.task import Options, Outcome, Task
+from tinyrnn.train.task import DATA, MODEL, Answer, Kind, Options, Outcome, Task, count, option, share
 
 LABELS = ("negative", "positive")
 
@@ -23,20 +24,13 @@ LABELS = ("negative", "positive")
 class SentimentOptions(Options):
     """Options of `tinyrnn train sentiment`."""
 
-    source: str = "rotten_tomatoes"
-    """Which reviews: rotten_tomatoes or imdb."""
-    embed: int = 200
-    """Width of a word's embedding."""
-    bidirectional: bool = True
-    """Read the words in both directions, by a cell each."""
-    dropout: float = 0.5
-    """Share of embedded features, and of features before the readout, that training drops."""
-    word_dropout: float = 0.2
-    """Share of words that training replaces by the unknown word."""
-    max_length: int = 400
-    """Words of a review that are read; the rest is left out."""
-    average: float = 0.99
-    """Decay a step of the running average of the weights that is validated and kept; 0: the weights themselves."""
+    source: str = option("rotten_tomatoes", "rotten_tomatoes (sentences) or imdb.", DATA, choices=SOURCES)
+    max_length: int = count(400, "Words of a review that are read.", DATA)
+    embed: int = count(200, "Width of a word's embedding.", MODEL)
+    bidirectional: bool = option(True, "Read in both directions.", MODEL, flags="--bidirectional/--one-way")
+    dropout: float = share(0.5, "Share of features dropped.")
+    word_dropout: float = share(0.2, "Share of words hidden.")
+    average: float = share(0.99, "Decay of the running average of the weights; 0: none.", most=0.9999)
 
 
 def sentiment_task(options: SentimentOptions, reviews: Sequence[Review] | None = None) -> Task:
@@ -125,6 +119,12 @@ class Critic:
         """The words of `text` that the model has never learned."""
         return [word for word in tokenise(text) if word not in self.vocabulary]
 
+    def answer(self, text: str) -> Answer:
+        """The label and how sure it is, and a note of unknown words. Raises ValueError if the text holds no word."""
+        label, probability = self.judge(text)
+        unknown = ", ".join(dict.fromkeys(self.unknown(text)))
+        return Answer(f"{label}  {probability:.1%}", f"not among the words it knows: {unknown}" if unknown else "")
+
 
 def _batch(examples: Sequence[tuple[Any, int]]) -> Batch:
     ids, lengths = pad([ids for ids, _ in examples], Vocabulary.PADDING)
@@ -136,3 +136,15 @@ def _fingerprint(reviews: Sequence[Review]) -> str:
     for review in reviews:
         digest.update(f"{review.label} {' '.join(review.words)}\n".encode())
     return digest.hexdigest()
+
+
+SENTIMENT = Kind(
+    name="sentiment",
+    options=SentimentOptions,
+    build=sentiment_task,
+    help="Learn to tell praise from blame in film reviews.\n\n"
+    "Needs the reviews: pip install 'tinyrnn[demo]'. Afterwards: tinyrnn predict.",
+    example="--hidden 96 --seed 1",
+    tool=Critic,
+    then='tinyrnn predict {run} "the movie was long, but I really loved it"',
+)

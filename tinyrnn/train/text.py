@@ -15,22 +15,18 @@ from tinyrnn.autograd import no_grad
 from tinyrnn.data import Alphabet, Batch, read_text, stream_batches
 from tinyrnn.files import Checkpoint
 from tinyrnn.train.models import State, Transducer
-from tinyrnn.train.task import Options, Outcome, Task
+from tinyrnn.train.task import DATA, MODEL, Kind, Options, Outcome, Task, count, option, share
 
 
 @dataclass(frozen=True)
 class TextOptions(Options):
     """Options of `tinyrnn train text`."""
 
-    file: str = ""
-    """A UTF-8 text; empty: Python's own help topics."""
-    steps: int = 64
-    """Characters of a segment, through which gradients run back."""
-    embed: int = 64
-    """Width of a character's embedding."""
+    file: str = option("", "A UTF-8 text to learn.", DATA, shown="Python's own help topics")
+    steps: int = count(64, "Characters of a segment, through which gradients run back.", DATA)
+    embed: int = count(64, "Width of a character's embedding.", MODEL)
     hidden: int = 192
-    dropout: float = 0.1
-    """Share of the features before the readout that training drops."""
+    dropout: float = share(0.1, "Share of features dropped.")
     epochs: int = 8
 
 
@@ -82,7 +78,7 @@ def build_transducer(options: TextOptions, characters: int) -> Transducer:
 
 def measure_text(model: Transducer, batch: Batch, state: State | None) -> Outcome:
     """The mean cross-entropy of a character in nats, and how many were foretold right."""
-    logits, state = model(batch.inputs, state)
+    logits, (state,) = model(batch.inputs, None if state is None else [state])  # of one layer
     targets = batch.targets.reshape(-1)
     flat = logits.reshape(len(targets), -1)
     right = flat.numpy().argmax(axis=1) == targets
@@ -126,3 +122,13 @@ class Writer:
                 choice = int((scores / temperature + rng.gumbel(size=len(scores))).argmax())
             yield self.alphabet.decode([choice])
             ids = np.array([[choice]])
+
+
+TEXT = Kind(
+    name="text",
+    options=TextOptions,
+    build=text_task,
+    help="Learn to write like a text, character by character.\n\nAfterwards: tinyrnn sample.",
+    example="--file novel.txt --run runs/novel",
+    then="tinyrnn sample {run}",
+)

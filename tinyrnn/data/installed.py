@@ -1,0 +1,23 @@
+"""Files that other packages bring: read where pip put them, without importing the package."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+
+class MissingExtraError(ModuleNotFoundError):
+    """A package that tinyrnn does not install by itself is not there; the text says how to get it."""
+
+
+def installed_file(package: str, path: str, *, needed: str) -> Path:
+    """The file at `path` inside the folder of an installed `package`, which is found and not executed.
+
+    needed: what to say if it is not there. Raises MissingExtraError with that text.
+    """
+    spec = importlib.util.find_spec(package)  # of a top-level package: finds, does not import
+    for folder in (spec and spec.submodule_search_locations) or ():
+        place = Path(folder, path)
+        if place.is_file():
+            return place
+    raise MissingExtraError(needed)
