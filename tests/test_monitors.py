@@ -275,7 +275,8 @@ def close(gradient=None, layers=None, gates=None, start=None, warned=()):
     )  # fmt: skip
     watch.gates = lambda batch: gates or {}
     record, texts = watch.epoch_ends(watch.task.train(0)[0])
-    return record.get("warnings", []), texts
+    assert list(record.get("warnings", {}).values()) == texts
+    return list(record.get("warnings", {})), texts
 
 
 def gate(share, name="f"):

@@ -19,7 +19,8 @@ NAMES = """
     matmul sum mean max reshape transpose broadcast_to concat split stack getitem take astype stop_gradient
     softmax log_softmax cross_entropy mse_loss binary_cross_entropy_with_logits layer_norm dropout
     Module Parameter Cell probe probes unroll scan explain gradcheck GradcheckReport GradcheckError
-    hvp jvp cells nn optim init files interop clip_grad_norm clip_grad_value get_num_threads set_num_threads save load
+    hvp jvp cells nn optim init files flow interop plots clip_grad_norm clip_grad_value get_num_threads
+    set_num_threads save load
 """.split()  # noqa: SIM905
 INSIDE = {
     tr.cells: "Additive ConcatenatedLSTM Elman GRU IRNN IndRNN LSTM LayerNormGRU LayerNormLSTM LearnedState LectureGRU "
@@ -28,6 +29,9 @@ INSIDE = {
     tr.nn: "RNN Acceptor Dropout Embedding Encoder EncoderDecoder Linear Transducer detach",
     tr.optim: "Adam AdamW Optimizer RMSprop SGD",
     tr.files: "Checkpoint CheckpointError load save write",
+    tr.flow: "Contribution Jacobian Paths Sensitivity Signal Trace jacobian paths sensitivity trace",
+    tr.plots: "CurvesData DistanceData GateMapData SensitivityData curves fading gate_map gradient_by_distance "
+    "preservation sensitivity_map",
     tr.interop: "CannotExpressError",
     tr.interop.torch: "load to_torch",
     tr.interop.onnx: "Activation InputForgetLSTM OnnxModel load save to_model",

@@ -1,17 +1,22 @@
-"""Checks of arguments: each gives the value in the form that is needed, or raises an error that names the argument, what
-it got and what it needs.
+"""Checks of arguments: each gives the value in the form that is needed, or raises an error that names the argument,
+what it got and what it needs.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from tinyrnn._core.tape import Tensor
 
 Array = npt.NDArray[Any]
 
@@ -26,6 +31,13 @@ def type_name(value: object) -> str:
 def is_int(value: object) -> bool:
     """Whether `value` is a whole number; True and False are none."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def check_ints(**values: object) -> None:
+    """Raise for what is no whole number, by the names of the arguments."""
+    for name, value in values.items():
+        if not is_int(value):
+            raise TypeError(f"{name} must be an int, got {value!r}")
 
 
 def as_size(name: str, value: int) -> int:
@@ -93,6 +105,47 @@ def as_path(name: str, value: str | os.PathLike[str]) -> Path:
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"{name} must be a str or a path, got {type_name(value)}")
     return Path(value)
+
+
+def as_words(name: str, value: Any) -> Any:
+    """`value` if it is a list of strings, or one string, whose characters are then meant."""
+    if not isinstance(value, Sequence) or not all(isinstance(word, str) for word in value):
+        got = type_name(value)
+        if isinstance(value, Sequence):
+            got += " with " + type_name(next(word for word in value if not isinstance(word, str))) + " in it"
+        raise TypeError(f"{name} must be strings, got {got}")
+    return value
+
+
+@lru_cache(maxsize=1024)
+def positional(function: Callable[..., Any]) -> tuple[int, float]:
+    """How many positional arguments a function takes, at least and at most."""
+    known = list(inspect.signature(function).parameters.values())
+    named = [p for p in known if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    least = sum(p.default is p.empty for p in named)
+    return least, inf if any(p.kind is p.VAR_POSITIONAL for p in known) else len(named)
+
+
+def as_rows(
+    names: Sequence[str], values: Sequence[Any], widths: Sequence[int | None], dtype: np.dtype[Any], needs: str
+) -> tuple[Tensor, ...]:
+    """`values` as Tensors (batch, width) of as many rows; None is any width. needs: what needs them."""
+    found: list[Tensor] = []
+    for name, value, width in zip(names, values, widths, strict=True):
+        if isinstance(value, Tensor):
+            if value.dtype != dtype:
+                raise TypeError(f"{name} must be {dtype} like the {needs}, got {value.dtype}")
+        elif not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
+            got = value.dtype if isinstance(value, np.ndarray) else type_name(value)
+            raise TypeError(f"{name} must be a Tensor or an array of numbers, got {got}")
+        else:
+            value = Tensor(value, dtype=dtype)
+        if value.ndim != 2 or width not in (None, value.shape[1]):
+            raise ValueError(f"{name} must be (batch, {width or 'features'}) for this {needs}, got shape {value.shape}")
+        if found and value.shape[0] != found[0].shape[0]:
+            raise ValueError(f"{name} must have the {found[0].shape[0]} rows of {names[0]}, got {value.shape[0]}")
+        found.append(value)
+    return tuple(found)
 
 
 @contextmanager

@@ -182,7 +182,8 @@ def _generators(cell: Cell) -> list[np.random.Generator]:
     """What the draws of a cell may come from."""
     if type(cell).draws is Cell.draws:
         return []
-    return [m.rng for m in cell.modules() if isinstance(getattr(m, "rng", None), np.random.Generator)]
+    found = (getattr(module, "rng", None) for module in cell.modules())
+    return [rng for rng in found if isinstance(rng, np.random.Generator)]
 
 
 def check_finite_sequence(name: str, x: Tensor, ends: npt.NDArray[np.int64] | None) -> None:
@@ -192,7 +193,9 @@ def check_finite_sequence(name: str, x: Tensor, ends: npt.NDArray[np.int64] | No
         wrong &= (np.arange(x.shape[0])[:, None] < ends)[:, :, None]
     if wrong.any():
         t, b, k = (int(i) for i in np.argwhere(wrong)[0])
-        raise ValueError(f"{name} must be finite (check_finite), got {x._array[t, b, k]} at time {t}, row {b}, feature {k}")
+        raise ValueError(
+            f"{name} must be finite (check_finite), got {x._array[t, b, k]} at time {t}, row {b}, feature {k}"
+        )
 
 
 def check_finite_states(name: str, cell: Cell, states: Sequence[Tensor | Array]) -> None:
@@ -201,7 +204,9 @@ def check_finite_states(name: str, cell: Cell, states: Sequence[Tensor | Array])
         values = state._array if isinstance(state, Tensor) else state
         if not (finite := np.isfinite(values)).all():
             b, k = (int(i) for i in np.argwhere(~finite)[0])
-            raise ValueError(f"{name}, {label!r}, must be finite (check_finite), got {values[b, k]} at row {b}, feature {k}")
+            raise ValueError(
+                f"{name}, {label!r}, must be finite (check_finite), got {values[b, k]} at row {b}, feature {k}"
+            )
 
 
 def _check_state(cell: Cell, state: States, rows: int) -> tuple[Tensor, ...]:

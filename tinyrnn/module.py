@@ -10,8 +10,6 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import lru_cache
-from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -19,7 +17,7 @@ import numpy.typing as npt
 
 from tinyrnn import init as initialisers
 from tinyrnn._core.tape import EVERYTHING, Tensor, float_dtype, mode, wrap
-from tinyrnn.checks import as_array, as_count, as_rng, as_size, type_name
+from tinyrnn.checks import as_array, as_count, as_rng, as_rows, as_size, positional, type_name
 
 Array = npt.NDArray[Any]
 STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -360,42 +358,17 @@ class Cell(Module):
             raise TypeError(f"{kind} takes {needs}, each (batch, features), got {len(args)} arguments")
         names = ["x" if k == 0 else f"x{k + 1}" for k in range(n)] + list(self.states)
         widths = [self.input_size, *[None] * (n - 1), *self.state_sizes]
-        found: list[Tensor] = []
-        for name, value, width in zip(names, args, widths, strict=True):
-            if isinstance(value, Tensor):
-                if value.dtype != self.dtype:
-                    raise TypeError(f"{name} must be {self.dtype} like the {kind}, got {value.dtype}")
-            elif not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
-                got = value.dtype if isinstance(value, np.ndarray) else type_name(value)
-                raise TypeError(f"{name} must be a Tensor or an array of numbers, got {got}")
-            else:
-                value = Tensor(value, dtype=self.dtype)
-            if value.ndim != 2 or width not in (None, value.shape[1]):
-                raise ValueError(f"{name} must be (batch, {width or 'features'}) for this {kind}, got shape {value.shape}")
-            if found and value.shape[0] != found[0].shape[0]:
-                raise ValueError(f"{name} must have the {found[0].shape[0]} rows of x, got {value.shape[0]}")
-            found.append(value)
-        return tuple(found)
+        return as_rows(names, args, widths, self.dtype, kind)
 
     def _step_takes(self) -> tuple[int, float]:
         """How many arguments `step` takes, at least and at most: time inputs, draws and states."""
         if not inspect.ismethod(self.step):
-            return _positional(self.step)
-        low, high = _positional(self.step.__func__)
+            return positional(self.step)
+        low, high = positional(self.step.__func__)
         return low - 1, high - 1
 
     def extra_repr(self) -> str:
         return f"{self.input_size}, {self.hidden_size}"
-
-
-@lru_cache(maxsize=1024)
-def _positional(step: Callable[..., Any]) -> tuple[int, float]:
-    """How many positional arguments a function takes, at least and at most."""
-    known = list(inspect.signature(step).parameters.values())
-    named = [p for p in known if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    least = sum(p.default is p.empty for p in named)
-    starred = any(p.kind is p.VAR_POSITIONAL for p in known)
-    return least, inf if starred else len(named)
 
 
 # -- probes ------------------------------------------------------------------------------------------------------------
@@ -411,7 +384,9 @@ def listening() -> bool:
 def probe(name: str, value: Tensor) -> Tensor:
     """`value` itself, seen under `name` by every `probes()` block around the call, and called so in `tr.explain`."""
     if not isinstance(value, Tensor) or not isinstance(name, str):
-        raise TypeError(f"probe needs a name, a str, and a value, a Tensor, got {type_name(name)} and {type_name(value)}")
+        raise TypeError(
+            f"probe needs a name, a str, and a value, a Tensor, got {type_name(name)} and {type_name(value)}"
+        )
     if mode() == EVERYTHING and value.op is not None and value.name is None:
         value.name = name
     for seen in _listening.get():

@@ -95,7 +95,7 @@ class Optimizer:
         lr = self.lr
         if "lr" in state:
             try:
-                value = state["lr"]
+                value: Any = state["lr"]
                 lr = _number("lr", value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value)
             except (TypeError, ValueError) as error:
                 wrong.append(str(error))

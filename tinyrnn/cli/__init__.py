@@ -1,4 +1,4 @@
-"""The command line: `tinyrnn train`, `predict`, `sample`, `agreement`, `cells`, `gradcheck`.
+"""The command line: `tinyrnn train`, `predict`, `explain`, `sample`, `flow` and others; `tinyrnn --help` lists them.
 
 What a user got wrong ends in one line on standard error and exit code 1 (2 for the form of the command); Ctrl-C in 130.
 """
@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from tinyrnn import __version__
-from tinyrnn.cli import agreement, cells, check, train, use
+from tinyrnn.cli import agreement, cells, check, clipping, explain, flow, train, use
 from tinyrnn.cli.show import UserError
 from tinyrnn.data import MissingExtraError
 from tinyrnn.files import CheckpointError
@@ -28,8 +28,11 @@ app = typer.Typer(
 )
 app.add_typer(train.app, name="train")
 app.command("predict")(use.predict)
+app.command("explain")(explain.explain)
 app.command("sample")(use.sample)
+app.command("flow")(flow.flow)
 app.command("agreement")(agreement.agreement)
+app.command("clipping")(clipping.clipping)
 app.command("cells")(cells.cells)
 app.command("gradcheck")(check.gradcheck)
 

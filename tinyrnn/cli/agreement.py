@@ -43,9 +43,10 @@ def agreement(
 ) -> None:
     """Compare cells by the distance of subject and verb.
 
-    Trains each as a language model of sentences such as "the cats, which already ate, were", and prints how often it
-    then prefers the right one of was and were: 0.5 is what a guess reaches. Also writes table.json and, if matplotlib
-    is installed, table.png. A few minutes on one core.
+    Trains each as a language model of sentences such as "the cats, which
+    already ate, were", and prints how often it then prefers the right one of
+    was and were: 0.5 is what a guess reaches. Also writes table.json and, if
+    matplotlib is installed, table.png. Two or three minutes on one core.
 
     Example: tinyrnn agreement --cell elman --cell lstm --seeds 1
     """

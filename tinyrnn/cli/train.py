@@ -14,7 +14,9 @@ import typer
 from rich.markup import escape
 
 from tinyrnn.cli.show import Display, UserError, console
+from tinyrnn.data import MissingExtraError
 from tinyrnn.files import CheckpointError
+from tinyrnn.report import write_report
 from tinyrnn.train import KINDS, Kind, Options, Trainer, read_run
 from tinyrnn.train.task import PANELS, RUN, About
 
@@ -130,6 +132,17 @@ def _train(ctx: typer.Context, kind: Kind, given: dict[str, Any]) -> None:
         raise typer.Exit(130)
     out.print()
     _conclude(kind, trainer, out)
+    _report(folder, out)
+
+
+def _report(folder: Path, out: Any) -> None:
+    try:
+        with out.status("writing the report"):
+            place = write_report(folder)
+    except MissingExtraError as error:
+        out.print(f"No report: {error}; then: tinyrnn explain {folder}", soft_wrap=True)
+    else:
+        out.print(f"Report: {place}", soft_wrap=True)
 
 
 def _conclude(kind: Kind, trainer: Trainer, out: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tinyrnn.checks import as_generator, check_ints
 from tinyrnn.data.batches import Batch, pad
 
 TOLERANCE = 0.04
@@ -16,8 +17,10 @@ def adding_batch(rng: np.random.Generator, rows: int, steps: int) -> Batch:
     Values are uniform in [-1, 1]. One of the first ten pairs is marked by 1, then one of the first steps/2 - 1 still
     unmarked ones; the first and the last pair have marker -1, the others 0. A marked first pair counts as 0.
     inputs (T, rows, 2) float32; targets (rows,) float32: 0.5 + (X1 + X2) / 4, from 0 to 1.
-    Raises ValueError for steps < 10 or rows < 1.
+    Raises ValueError for steps < 10 or rows < 1, TypeError for what are no ints or no Generator.
     """
+    as_generator(rng)
+    check_ints(rows=rows, steps=steps)
     if steps < 10 or rows < 1:
         raise ValueError(f"needs steps >= 10 and rows >= 1, got steps={steps}, rows={rows}")
     sequences, targets = [], np.empty(rows, np.float32)

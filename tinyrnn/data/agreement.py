@@ -26,6 +26,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tinyrnn.checks import as_generator, check_ints, type_name
+
 NOUNS = (
     ("cat", "cats"), ("dog", "dogs"), ("bird", "birds"), ("boy", "boys"), ("girl", "girls"), ("horse", "horses"),
     ("friend", "friends"), ("farmer", "farmers"), ("child", "children"), ("mouse", "mice"), ("woman", "women"),
@@ -74,8 +76,15 @@ class Sentence(NamedTuple):
 def agreement_pairs(rng: np.random.Generator, distances: list[int]) -> list[Sentence]:
     """Two sentences a distance, one after the other, alike but for the number of the first noun: singular, plural.
 
-    distances: any but 2. Raises ValueError for that, or one below 0.
+    distances: any but 2. Raises ValueError for that, or one below 0, TypeError for what are no ints or no Generator.
     """
+    as_generator(rng)
+    if not isinstance(distances, (list, tuple, np.ndarray)):
+        raise TypeError(f"distances must be a list of ints, got {type_name(distances)}")
+    for distance in distances:
+        check_ints(distances=distance)
+        if distance < NEAREST and distance not in SHORT:
+            raise ValueError(f"distances must be 0, 1, 3 and above, got {distance}")
     found = []
     for distance in distances:
         between = _clauses(rng, distance)
@@ -87,8 +96,6 @@ def agreement_pairs(rng: np.random.Generator, distances: list[int]) -> list[Sent
 def _clauses(rng: np.random.Generator, distance: int) -> list[str]:
     """`distance` words and commas that may stand between a subject and its verb."""
     if distance < NEAREST:
-        if distance not in SHORT:
-            raise ValueError(f"distances must be 0, 1, 3 and above, got {distance}")
         if distance == 3:
             return ["near", "the", _noun(rng, int(rng.integers(2)))]
         return [ADVERBS[rng.integers(len(ADVERBS))]] * distance

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tinyrnn.checks import as_generator, check_ints
 from tinyrnn.data.batches import Batch
 
 SYMBOLS = 8
@@ -19,8 +20,10 @@ def copy_batch(rng: np.random.Generator, rows: int, *, length: int, lag: int) ->
 
     inputs and targets (lag + 2 * length, rows) int64; the targets are blank but for the symbols again at the end.
     Without memory the best loss is length * log(8) / (lag + 2 * length) a step, in nats.
-    Raises ValueError unless rows, length and lag are >= 1.
+    Raises ValueError unless rows, length and lag are >= 1, TypeError for what are no ints or no Generator.
     """
+    as_generator(rng)
+    check_ints(rows=rows, length=length, lag=lag)
     if min(rows, length, lag) < 1:
         raise ValueError(f"needs rows, length and lag >= 1, got {rows}, {length}, {lag}")
     steps = lag + 2 * length

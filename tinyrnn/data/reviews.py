@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tinyrnn.checks import as_count, as_path, type_name
 from tinyrnn.data.installed import installed_file
 from tinyrnn.data.words import tokenise
 
@@ -50,7 +51,7 @@ def read_reviews(source: str = "rotten_tomatoes", path: Path | None = None) -> l
     """
     if source not in SOURCES:
         raise ValueError(f"source must be one of {', '.join(SOURCES)}, got {source!r}")
-    path = find_csv() if path is None else path
+    path = find_csv() if path is None else as_path("path", path)
     found: dict[tuple[str, ...], Review] = {}
     with path.open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file)
@@ -69,7 +70,10 @@ def read_reviews(source: str = "rotten_tomatoes", path: Path | None = None) -> l
 
 
 def split_reviews(reviews: list[Review], seed: int) -> Split:
-    """Shuffle by `seed` and split 80/10/10. Raises ValueError for fewer than 10 reviews."""
+    """Shuffle by `seed` and split 80/10/10. Raises ValueError for fewer than 10 reviews or a seed below 0."""
+    as_count("seed", seed)
+    if not isinstance(reviews, (list, tuple)):
+        raise TypeError(f"reviews must be a list, got {type_name(reviews)}")
     if len(reviews) < 10:
         raise ValueError(f"a split needs 10 reviews or more, got {len(reviews)}")
     mixed = [reviews[i] for i in np.random.default_rng(seed).permutation(len(reviews))]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from tinyrnn.checks import as_array, as_path, check_ints
 from tinyrnn.data.batches import Batch
 
 
@@ -19,6 +20,7 @@ def read_text(path: Path | None = None) -> str:
         from pydoc_data import topics
 
         return "\n".join(text for _, text in sorted(topics.topics.items()))
+    path = as_path("path", path)
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -33,8 +35,14 @@ def stream_batches(ids: npt.NDArray[np.int64], rows: int, steps: int) -> list[Ba
 
     Row b of every batch carries on row b of the one before. inputs (T, rows), targets the same one character on;
     the last segment may be shorter, and up to `rows` ids at the end are left over.
-    Raises ValueError if there are not two ids for each row.
+    Raises ValueError if there are not two ids for each row, TypeError for ids that are no (n,) integers.
     """
+    check_ints(rows=rows, steps=steps)
+    ids = as_array("ids", ids)
+    if ids.ndim != 1:
+        raise ValueError(f"ids must be (n,), one a character, got shape {ids.shape}")
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"ids must be integers, got {ids.dtype}")
     if rows < 1 or steps < 1:
         raise ValueError(f"needs rows >= 1 and steps >= 1, got rows={rows}, steps={steps}")
     long = (len(ids) - 1) // rows

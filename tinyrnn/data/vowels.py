@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tinyrnn.checks import as_path
 from tinyrnn.data.installed import installed_file
 
 Array = npt.NDArray[Any]
@@ -53,6 +54,7 @@ def read_ts(path: Path) -> list[Recording]:
     last field, each channel numbers with commas between. Lengths may differ from series to series, not from channel to
     channel. Raises OSError, or ValueError that names the file and line.
     """
+    path = as_path("path", path)
     labels: list[str] = []
     found: list[Recording] = []
     begun = False

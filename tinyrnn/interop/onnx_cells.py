@@ -18,6 +18,7 @@ from tinyrnn._core.tape import Tensor
 from tinyrnn.cells import GRU, LSTM, Elman
 from tinyrnn.cells.parts import Activation as AnyActivation
 from tinyrnn.cells.parts import Gated, as_activation, as_choice, identity
+from tinyrnn.checks import as_number
 from tinyrnn.module import Cell, probe
 
 Array = npt.NDArray[Any]
@@ -94,7 +95,8 @@ class Activation:
 
     name: one of these; capitals do not count. alpha, beta: None for the default, which Affine and ScaledTanh do not
     have. clip: bounds x to [-clip, clip] before, as the attribute `clip` does; None: it does not.
-    Raises ValueError for another name, an alpha or beta that is missing, and a clip that is not above 0.
+    Raises ValueError for another name, an alpha or beta that is missing, and a clip that is not above 0, TypeError for
+    what is no number.
     """
 
     name: str
@@ -112,8 +114,8 @@ class Activation:
                 value = None
             elif value is None and (value := known[name]) is None:
                 raise ValueError(f"the activation {name} needs {which}, which has no default")
-            object.__setattr__(self, which, value if value is None else float(value))
-        if self.clip is not None and not self.clip > 0:
+            object.__setattr__(self, which, value if value is None else as_number(which, value))
+        if self.clip is not None and not as_number("clip", self.clip) > 0:
             raise ValueError(f"clip must be above 0, got {self.clip}")
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "clip", None if self.clip is None else float(self.clip))

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from tinyrnn._core.tape import Tensor
 from tinyrnn.autograd import no_grad
+from tinyrnn.checks import as_array, type_name
 from tinyrnn.interop.onnx_cells import GATES
 from tinyrnn.interop.onnx_nodes import MOVES, Move, Node, Recurrent, Value, as_value
 from tinyrnn.module import Cell, Module
@@ -56,9 +57,9 @@ class Input:
                 raise TypeError(f"{self.name} must be {self.dtype}, got {value.dtype}")
             found: Value = value.astype(self.dtype) if isinstance(value, np.ndarray) else value
         else:
-            plain = np.asarray(value)
+            plain = as_array(self.name, value)
             if plain.dtype.kind not in ("iuf" if self.dtype.kind == "f" else "iu") and plain.size:
-                raise TypeError(f"{self.name} must be an array of {self.dtype}, got {type(value).__name__}")
+                raise TypeError(f"{self.name} must be an array of {self.dtype}, got {type_name(value)}")
             found = plain.astype(self.dtype)
         if self.shape is not None and not (
             found.ndim == len(self.shape)
@@ -84,6 +85,8 @@ class OnnxModel(Module):
 
     def __init__(self, graph: GraphProto) -> None:
         super().__init__()
+        if not isinstance(graph, onnx_package().GraphProto):
+            raise TypeError(f"graph must be an onnx.GraphProto, got {type_name(graph)}; load takes a path or a model")
         constants = _initialisers(graph)
         self.constants = {name: as_value(array) for name, array in constants.items()}
         self.inputs = {i.name: _input(i) for i in graph.input if i.name not in constants}
@@ -159,7 +162,7 @@ def load(path_or_model: str | os.PathLike[str] | ModelProto) -> OnnxModel:
     elif isinstance(path_or_model, onnx.ModelProto):
         source, model = "the model", path_or_model
     else:
-        raise TypeError(f"path_or_model must be a path or an onnx.ModelProto, got {type(path_or_model).__name__}")
+        raise TypeError(f"path_or_model must be a path or an onnx.ModelProto, got {type_name(path_or_model)}")
     if not model.graph.node:
         raise ValueError(f"{source} is not an ONNX model, or its graph has no nodes")
     _check_operators(onnx, model)

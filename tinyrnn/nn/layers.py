@@ -42,10 +42,10 @@ class Linear(Module):
             if array.dtype.kind not in "fiub":
                 raise TypeError(f"x must be a Tensor or an array of numbers for {self._label()}, got {type_name(x)}")
             x = Tensor(array, dtype=self.dtype)
-        if x.dtype != self.dtype:
-            raise TypeError(f"x must be {self.dtype} like {self._label()}, got {x.dtype}; .astype() converts")
         if x.shape[-1:] != (self.in_features,):
             raise ValueError(f"x must be (..., {self.in_features}) for {self._label()}, got shape {x.shape}")
+        if x.dtype != self.dtype:
+            raise TypeError(f"x must be {self.dtype} like {self._label()}, got {x.dtype}; .astype() converts")
         y = x @ self.W
         return y if self.b is None else y + self.b
 

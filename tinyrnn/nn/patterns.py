@@ -18,7 +18,7 @@ import numpy.typing as npt
 from tinyrnn import ops
 from tinyrnn._core.tape import Tensor
 from tinyrnn.autograd import no_grad
-from tinyrnn.checks import as_array, as_rate, as_rng, as_size, is_int
+from tinyrnn.checks import as_array, as_rate, as_rng, as_size
 from tinyrnn.loop import check_lengths
 from tinyrnn.module import Module
 from tinyrnn.nn.layers import Dropout, Embedding, Linear
@@ -223,13 +223,13 @@ def _check_ids(name: str, given: Any, model: Acceptor | Transducer | Encoder) ->
         return None
     ids, num = as_array(name, given), model.embedding.num
     if ids.ndim != 2:
-        raise ValueError(
-            f"{name} must be ids {'(batch, time)' if first else '(time, batch)'} for the embedding, got shape {ids.shape}"
-        )
+        order = "(batch, time)" if first else "(time, batch)"
+        raise ValueError(f"{name} must be ids {order} for the embedding, got shape {ids.shape}")
     if ids.dtype.kind not in "iu" and ids.size:
         raise TypeError(f"{name} must be ids, integers in 0..{num - 1}, got {ids.dtype}")
-    if (outside := ids[(ids < 0) | (ids >= num)]).size:
-        raise IndexError(f"{name} must be ids in 0..{num - 1}, got {outside[0]}")
+    if (outside := (ids < 0) | (ids >= num)).any():
+        at = tuple(int(i) for i in np.argwhere(outside)[0])
+        raise IndexError(f"{name} must be ids in 0..{num - 1}, got {ids[at]} at {at}")
     return ids.shape[0 if first else 1]
 
 

@@ -25,9 +25,22 @@ Axis: TypeAlias = int | Sequence[int] | None
 Value: TypeAlias = Tensor | ArrayLike
 
 
-def as_tensor(value: Value) -> Tensor:
-    """`value` itself if it is a Tensor, else a constant made of it."""
-    return value if isinstance(value, Tensor) else Tensor(value)
+def as_tensor(value: Value, name: str = "x", dtype: Any = None) -> Tensor:
+    """`value` itself if it is a Tensor, else a constant made of it; errors name the argument `name`."""
+    if isinstance(value, Tensor):
+        return value
+    try:
+        return Tensor(value, dtype=dtype)
+    except TypeError:
+        raise TypeError(f"{name} must be a Tensor, an array or a number, got {_kind(value)}") from None
+    except ValueError:
+        raise ValueError(f"{name} must be a rectangular array, got a ragged {type_name(value)}") from None
+
+
+def _kind(value: Any) -> str:
+    return (
+        f"{type_name(value)} of {value.dtype.name}" if isinstance(value, np.ndarray | np.generic) else type_name(value)
+    )
 
 
 def _axes(axis: Axis, ndim: int) -> Shape:
@@ -172,9 +185,9 @@ def concat(tensors: Sequence[Value], axis: int = 0) -> Tensor:
 
 def _parts(name: str, tensors: Any) -> list[Tensor]:
     """What `concat` or `stack` joins."""
-    if not isinstance(tensors, list | tuple | np.ndarray) or len(tensors) == 0:
-        got = "none" if isinstance(tensors, list | tuple | np.ndarray) else type_name(tensors)
-        raise ValueError(f"{name} needs a list of one or more tensors, got {got}")
+    several = isinstance(tensors, list | tuple | np.ndarray)
+    if not several or len(tensors) == 0:
+        raise ValueError(f"{name} needs a list of one or more tensors, got {'none' if several else type_name(tensors)}")
     parts = _one_dtype(tensors)
     if any(x.dtype != parts[0].dtype for x in parts):
         got = " and ".join(dict.fromkeys(f"{x.shape} {x.dtype}" for x in parts))
@@ -185,7 +198,7 @@ def _parts(name: str, tensors: Any) -> list[Tensor]:
 def _one_dtype(tensors: Sequence[Value]) -> list[Tensor]:
     """Plain arrays among `tensors` take the dtype of the first Tensor."""
     dtype = next((x.dtype for x in tensors if isinstance(x, Tensor)), None)
-    return [x if isinstance(x, Tensor) else Tensor(x, dtype=dtype) for x in tensors]
+    return [as_tensor(x, "an operand", dtype) for x in tensors]
 
 
 def stack(tensors: Sequence[Value], axis: int = 0) -> Tensor:
@@ -273,7 +286,7 @@ def take(table: Value, indices: ArrayLike) -> Tensor:
 
     The gradient adds each row's share in the order of the indices, so it is the same every time.
     """
-    table = as_tensor(table)
+    table = as_tensor(table, "table")
     which = as_array("indices", indices)
     if table.ndim < 1:
         raise ValueError("table must have at least one axis, got shape ()")

@@ -37,7 +37,9 @@ def layer_norm(x: Value, weight: Value | None = None, bias: Value | None = None,
         if np.shape(value) != x.shape[-1:]:
             raise ValueError(f"layer_norm's {name} must be of shape {x.shape[-1:]}, got {np.shape(value)}")
         if isinstance(value, Tensor) and value.dtype != x.dtype:
-            raise TypeError(f"layer_norm's {name} must be {x.dtype} like x, got {value.dtype}; convert it with .astype()")
+            raise TypeError(
+                f"layer_norm's {name} must be {x.dtype} like x, got {value.dtype}; convert it with .astype()"
+            )
     if as_number("layer_norm's eps", eps) < 0:
         raise ValueError(f"layer_norm's eps must be >= 0, got {eps}")
     centred = x - mean(x, -1, keepdims=True)
@@ -86,7 +88,7 @@ def cross_entropy(logits: Value, targets: ArrayLike, reduction: str = "mean") ->
     reduction: "mean", "sum" or "none", (N,). Raises ValueError or TypeError for what does not fit; the mean of no rows
     is an error, their sum 0.
     """
-    logits = as_tensor(logits)
+    logits = as_tensor(logits, "logits")
     which = as_array("targets", targets)
     if logits.ndim != 2:
         raise ValueError(f"logits must be (N, C), got shape {logits.shape}")
@@ -103,7 +105,7 @@ def cross_entropy(logits: Value, targets: ArrayLike, reduction: str = "mean") ->
 
 def _paired(a: Value, b: Value, first: str, second: str, reduction: str) -> tuple[Tensor, Tensor]:
     """Two tensors of one shape, the second in the first's dtype if it came as a plain array."""
-    x = as_tensor(a)
+    x = as_tensor(a, first)
     y = b if isinstance(b, Tensor) else _numbers(second, b, x)
     if x.shape != y.shape:
         raise ValueError(f"{first} and {second} must be of one shape, got {x.shape} and {y.shape}")

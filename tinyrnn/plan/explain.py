@@ -77,7 +77,9 @@ def _widths(cell: Cell, widths: Sequence[int] | None) -> tuple[int, ...]:
         low, high = cell._step_takes()
         if not low <= len(found) + len(drawn) + len(cell.states) <= high:
             needs = f"{low - len(drawn) - len(cell.states)}{'' if low == high else ' or more'}"
-            raise ValueError(f"widths must be {needs}, one for each time input of {type(cell).__name__}.step, got {widths}")
+            raise ValueError(
+                f"widths must be {needs}, one for each time input of {type(cell).__name__}.step, got {widths}"
+            )
         return found + drawn
     takes = list(inspect.signature(cell.step).parameters.values())
     inputs = len(takes) - len(cell.states) - len(drawn)

@@ -49,6 +49,10 @@ class Notation:
         """t as an operand by itself: its name, or what it is made of."""
         return self._operand(t)[0]
 
+    def factor(self, t: Tensor) -> str:
+        """t as a factor: its name, or what it is made of, in parentheses if that is a sum or a product."""
+        return self._operand(t, ATOM)[0]
+
     def definition(self, t: Tensor) -> str:
         """What t is made of."""
         return self._expression(t)[0]

@@ -12,8 +12,11 @@
       const word = document.createElement("b");
       word.textContent = data.words[t];
       const note = data.notes[t] ? ` (${data.notes[t]})` : "";
-      const numbers = data.rows.map(([name, values]) => `${name} ${values[t]}`).join(" · ");
-      said.replaceChildren(word, `${note}: ${numbers}`);
+      said.replaceChildren(word, note);
+      for (const [head, rows] of data.groups) {
+        const numbers = rows.map(([name, values]) => `${name} ${values[t]}`).join(" · ");
+        said.append(document.createElement("br"), `${head}: ${numbers}`);
+      }
     };
     for (const name of ["pointerover", "focusin", "click"]) {
       strip.addEventListener(name, (event) => {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib import resources
@@ -63,7 +64,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         f'<tr><th scope="row">{escape(first)}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in rest) + "</tr>\n"
         for first, *rest in rows
     )
-    return f'<div class="scroll"><table class="numbers"><thead><tr>{top}</tr></thead>\n<tbody>{body}</tbody></table></div>'
+    return (
+        f'<div class="scroll"><table class="numbers"><thead><tr>{top}</tr></thead>\n<tbody>{body}</tbody></table></div>'
+    )
 
 
 def gauge(low: str, high: str, share: float, text: str) -> str:
@@ -81,32 +84,37 @@ class Strip:
         """notes: a remark on each word, or ""."""
         self.words, self.notes = list(words), list(notes)
         self._rows: list[str] = []
-        self._numbers: list[tuple[str, list[str]]] = []
+        self._groups: list[tuple[str, list[tuple[str, list[str]]]]] = []
 
     def head(self, text: str) -> None:
-        """A line above the rows that follow."""
+        """A line above the rows that follow; there must be one above the first."""
+        self._groups.append((text, []))
         span = len(self.words) + 1
-        self._rows.append(f'<tr class="group"><th colspan="{span}" scope="rowgroup"><span>{escape(text)}</span></th></tr>')
+        self._rows.append(
+            f'<tr class="group"><th colspan="{span}" scope="rowgroup"><span>{escape(text)}</span></th></tr>'
+        )
 
     def row(self, name: str, about: str, values: Sequence[float], top: float | None = None, *, colour: int = 0) -> None:
         """A row of bars from 0 to `top`, by default the largest value; signed if one is below 0.
 
         name, about: what it is, and what that means. colour: of the bars, 0 to 4.
         """
-        most = max([abs(v) for v in values], default=0.0) if top is None else top
-        signed = min(values, default=0.0) < 0
+        finite = [v for v in values if math.isfinite(v)]
+        most = max(map(abs, finite), default=0.0) if top is None else top
+        signed = min(finite, default=0.0) < 0
         cells = []
         for t, value in enumerate(values):
-            share = min(abs(value) / most, 1.0) if most else 0.0
+            share = 0.0 if not most or math.isnan(value) else min(abs(value) / most, 1.0)
             side = (" down" if value < 0 else " up") if signed else ""
             tint = 1 if value < 0 else colour
-            cells.append(f'<td data-t="{t}"><i class="bar{side}" style="--v:{share:.3f};--bar:var(--c{tint})"></i></td>')
+            cells.append(
+                f'<td data-t="{t}"><i class="bar{side}" style="--v:{share:.3f};--bar:var(--c{tint})"></i></td>'
+            )
         scale = f"0 to {_number(most)}" if not signed else f"±{_number(most)}"
         kind = ' class="signed"' if signed else ""
-        self._rows.append(
-            f'<tr{kind}><th scope="row"><b>{escape(name)}</b> <small>{escape(about)}, {scale}</small></th>{"".join(cells)}</tr>'
-        )
-        self._numbers.append((name, [_number(v) for v in values]))
+        label = f"<b>{escape(name)}</b> <small>{escape(about)}, {scale}</small>"
+        self._rows.append(f'<tr{kind}><th scope="row">{label}</th>{"".join(cells)}</tr>')
+        self._groups[-1][1].append((name, [_number(v) for v in values]))
 
     def html(self) -> str:
         """The strip."""
@@ -114,7 +122,7 @@ class Strip:
             f'<th scope="col" data-t="{t}" tabindex="0"{_title(note)}>{escape(word)}{"*" if note else ""}</th>'
             for t, (word, note) in enumerate(zip(self.words, self.notes, strict=True))
         )
-        data = {"words": self.words, "notes": self.notes, "rows": self._numbers}
+        data = {"words": self.words, "notes": self.notes, "groups": self._groups}
         rows = "\n".join(self._rows)
         return (
             f'<div class="scroll"><table class="strip"><thead><tr><td></td>{head}</tr></thead>\n<tbody>{rows}</tbody>'
@@ -137,6 +145,6 @@ def _number(value: float) -> str:
 
 
 def _variables(theme: Theme) -> str:
-    colours = {"paper": theme.paper, "ink": theme.ink, "faint": theme.faint, "low": theme.low, "high": theme.high}
+    colours = {"paper": theme.paper, "ink": theme.ink, "faint": theme.faint}
     colours |= {f"c{k}": colour for k, colour in enumerate(theme.series)}
     return " ".join(f"--{name}: {colour};" for name, colour in colours.items())

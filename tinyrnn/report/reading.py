@@ -14,7 +14,7 @@ from tinyrnn.data import tokenise
 from tinyrnn.flow import Trace, trace
 from tinyrnn.loop import scan
 from tinyrnn.module import Cell
-from tinyrnn.train import Critic
+from tinyrnn.train import Classifier, Critic
 
 Floats = npt.NDArray[np.float64]
 
@@ -57,10 +57,8 @@ def read(critic: Critic, text: str) -> Reading:
     label, _ = critic.judge(text)
     words = tuple(tokenise(text)[: critic.options.max_length])
     model, ids = critic.model, critic.vocabulary.encode(words)[:, None]
-    assert model.embedding is not None
-    cells = model.rnn.cells[0]
+    cells, xs = model.rnn.cells[0], embed(model, ids)
     with no_grad():
-        xs = model.embedding(ids).detach()
         outputs = [scan(cell, xs, reverse=k == 1)[0] for k, cell in enumerate(cells)]
 
     def traced(k: int, cell: Cell) -> Trace:
@@ -84,6 +82,14 @@ def read(critic: Critic, text: str) -> Reading:
         gradient=np.linalg.norm(dx, axis=1),
         push=(xs.numpy()[:, 0] * dx).sum(axis=1),
     )
+
+
+def embed(model: Classifier, ids: npt.ArrayLike) -> Tensor:
+    """The vectors of ids (T, B): (T, B, E), without a record."""
+    assert model.embedding is not None
+    with no_grad():
+        vectors: Tensor = model.embedding(ids)
+    return vectors
 
 
 def random_words(critic: Critic, steps: int, rows: int, seed: int = 0) -> npt.NDArray[np.int64]:

@@ -11,7 +11,7 @@ line of metrics.jsonl:
                 dropout: "closed" those below 0.05, "open" those above 0.95, "stuck" the units that were one of these
                 at every step of every row
     nonfinite   what was first not finite in the epoch's first step without a finite gradient; absent if none
-    warnings    kinds of warning that were given, as in `ADVICE`; absent if none
+    warnings    kind, as in `ADVICE`, -> the warning that was given; absent if none
 
 A gate is a probed value that lies in [0, 1], unless it is a state of the cell; a state that is a sigmoid counts.
 """
@@ -168,7 +168,7 @@ class Monitors:
         if sums.nonfinite:
             record["nonfinite"] = sums.nonfinite
         if warnings:
-            record["warnings"] = list(warnings)
+            record["warnings"] = warnings
         return record, list(warnings.values())
 
     def next_epoch(self, record: Mapping[str, Any]) -> None:

@@ -1,0 +1,41 @@
+"""What all measures do with their arguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tinyrnn._core.tape import Tensor
+from tinyrnn.loop import Sequences, States, _draws, check_arguments
+from tinyrnn.module import Cell
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a cell is run on: time inputs (T, B, ..), first the caller's, `own` many, and first states (B, size)."""
+
+    inputs: tuple[Tensor, ...]
+    own: int
+    states: tuple[Tensor, ...]
+    ends: npt.NDArray[np.int64] | None
+    steps: int
+    rows: int
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return tuple(x.shape[2] for x in self.inputs)
+
+
+def prepare(cell: Cell, xs: Sequences, state: States, lengths: npt.ArrayLike | None) -> Run:
+    """The arguments of a measure, checked as `scan` checks them; none is for no steps or no rows."""
+    inputs, states, ends = check_arguments(cell, xs, state, lengths, False)
+    steps, rows = inputs[0].shape[:2]
+    if not steps or not rows:
+        raise ValueError(f"xs must have one step and one row or more, got shape {inputs[0].shape}")
+    drawn = _draws(cell, len(inputs), steps, rows)
+    return Run((*inputs, *drawn), len(inputs), states, ends, steps, rows)
