@@ -404,7 +404,7 @@ def test_hvp_costs_less_than_four_gradients(rows, hidden):
                 times[name].append(time.perf_counter() - start)
     finally:
         tr.set_num_threads(threads)
-    assert np.median(times["product"][5:]) < 4 * np.median(times["gradient"][5:])
+    assert min(times["product"]) < 4 * min(times["gradient"])  # the fastest of each: what others do costs neither
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------

@@ -132,6 +132,14 @@ def test_random_cells(made, lengths, reverse):
     check(cell, xs, state, weighted(cell), lengths, reverse)
 
 
+@pytest.mark.parametrize("lengths", [[0, 0, 0], [1, 0, 0], [2, 2, 2]])
+def test_rows_of_no_steps(lengths):
+    cell = cell_of("LSTM-diagonal")
+    xs, state = case(cell)
+    check(cell, xs, state, weighted(cell), lengths)
+    check(cell, xs, state, weighted(cell), lengths, reverse=True)
+
+
 @pytest.mark.parametrize("name", ["LSTM", "GRU-after", "Odyssey-FGR"])
 def test_single_precision(name):
     cell = cell_of(name, "float32")

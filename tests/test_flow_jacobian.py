@@ -84,6 +84,15 @@ def check_sensitivity(cell, xs, state, lengths, step):
         np.testing.assert_allclose(found.norms[t], np.linalg.norm(expected, 2, (1, 2)), rtol=1e-9, atol=1e-14)
 
 
+def test_rows_of_no_steps():
+    cell = cell_of("LSTM")
+    xs, state = case(cell)
+    check_jacobian(cell, xs, state, [0, 0, 0], 0, T)
+    check_sensitivity(cell, xs, state, [0, 0, 0], 0)
+    check_sensitivity(cell, xs, state, [0, 1, 1], 0)
+    check_sensitivity(cell, xs, state, None, T - 1)
+
+
 @pytest.mark.parametrize("name", WIDTHS)
 def test_against_the_tape(name):
     cell = cell_of(name)

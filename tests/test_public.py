@@ -93,7 +93,10 @@ def test_is_typed(name):
         assert isinstance(value, Op) or inspect.ismodule(value) or value.__module__.startswith("tinyrnn._core")
 
 
-@pytest.mark.parametrize("path", ["py.typed", "_core/tape.pyi", "_core/kernels.pyi", "_core/pointwise.h"])
+@pytest.mark.parametrize(
+    "path",
+    ["py.typed", "_core/tape.pyi", "_core/kernels.pyi", "_core/pointwise.h", "report/page.css", "report/page.js"],
+)
 def test_types_and_headers_are_installed(path):
     package, _, name = path.rpartition("/")
     assert resources.files(f"tinyrnn.{package}" if package else "tinyrnn").joinpath(name).is_file()

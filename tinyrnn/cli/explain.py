@@ -25,8 +25,8 @@ def explain(
     """Write a report on a trained run: one HTML file that needs no network.
 
     Of sentiment: what the model says of a review, and word by word what its gates let through, what its states hold
-    and how much of the gradient reaches them. Of any run: its curves, and what the monitors saw. Needs matplotlib:
-    pip install 'tinyrnn[plots]'.
+    and how much of the gradient reaches them. Of any run: its curves, and what the monitors saw. Needs matplotlib,
+    which the extra plots brings.
 
     Example: tinyrnn explain runs/sentiment "the movie was long, but I really loved it"
     """

@@ -40,7 +40,7 @@ def flow(
     The gradient of a cell's answer in the adding problem, by its distance from the last step: in a cell as it is made,
     with the gates of its memory set to keep, and after training. Also draws the lectures' two figures: the first input
     fading in a vanilla RNN, and kept in an LSTM whose gates are opened and closed. Writes PNG, SVG and the numbers
-    as JSON. Needs matplotlib: pip install 'tinyrnn[plots]'.
+    as JSON. Needs matplotlib, which the extra plots brings.
 
     Example: tinyrnn flow LSTM GRU --steps 100
     """

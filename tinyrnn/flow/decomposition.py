@@ -89,7 +89,8 @@ def paths(
     local = local_of(cell, run)
     number, update = _update(cell, local, of)
     before = local.states(run, last)
-    terms = [t for t in update.terms if _depends(local, number, t.product.factors[t.factor])]
+    moving = _moving(local, number)
+    terms = [t for t in update.terms if t.product.factors[t.factor] in moving]
     n = cell.state_sizes[number]
     found = np.zeros((len(terms) + 1, last - first, run.rows, n, n), cell.dtype)
     with enable_grad():
@@ -159,16 +160,17 @@ def _two_steps(
             known[made] = leaf
             follow = replay(step.nexts, known, leaf.shape[0])
             states = [f if f.requires_grad else s for f, s in zip(follow, states, strict=True)]
-            states[number] = leaf
     return local.known([rows(x._array) for x in run.inputs], states), leaf
 
 
-def _depends(local: Local, number: int, factor: Tensor) -> bool:
-    """Whether a value of a step can move with one state of the step before, also by way of the others."""
+def _moving(local: Local, number: int) -> set[Tensor]:
+    """The values of a step that can move with one state of the step before, also by way of the others."""
     step = local.step
     made = step.nexts[number]
-    moving = {step.states[number]}
+    found = {step.states[number]}
     if made.op is not None:
-        moving |= {s for s, t in zip(step.states, step.nexts, strict=True) if made in topological([t])}
-    stops = [t for t in topological([factor]) if t.op is OPS["stop_gradient"]]
-    return not moving.isdisjoint({*topological([factor], stops)} - {*stops})
+        found |= {s for s, t in zip(step.states, step.nexts, strict=True) if made in topological([t])}
+    for t in topological([step.nexts[number]]):
+        if t.op is not None and t.op is not OPS["stop_gradient"] and not found.isdisjoint(t.inputs):
+            found.add(t)
+    return found

@@ -6,7 +6,6 @@ gradient of that input is the gradient of the value at every step, from one pass
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,13 +123,10 @@ def _tap(t: Tensor, readers: dict[Tensor, list[Tensor | None]]) -> tuple[Tensor,
     One nudge then serves x W_x, h W_h and b, and where they are summed the loop has a gradient for them anyway.
     """
     sign = 1
-    while len(readers[t]) == 1 and (reader := readers[t][0]) is not None and _is_sum_of(reader, t):
+    while len(readers[t]) == 1 and (reader := readers[t][0]) is not None:
+        if reader.op not in SUMS or reader.shape != t.shape:
+            break
         if reader.op.name == "neg" or (reader.op.name == "sub" and reader.inputs[1] is t):
             sign = -sign
         t = reader
     return t, sign
-
-
-def _is_sum_of(reader: Tensor, t: Tensor) -> bool:
-    once: Sequence[Tensor] = [s for s in reader.inputs if s is t]
-    return reader.op in SUMS and reader.shape == t.shape and len(once) == 1

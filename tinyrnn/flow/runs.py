@@ -11,6 +11,7 @@ import numpy.typing as npt
 from tinyrnn._core.tape import Tensor
 from tinyrnn.loop import Sequences, States, _draws, check_arguments
 from tinyrnn.module import Cell
+from tinyrnn.plan import Batch
 
 Array = npt.NDArray[Any]
 
@@ -39,3 +40,12 @@ def prepare(cell: Cell, xs: Sequences, state: States, lengths: npt.ArrayLike | N
         raise ValueError(f"xs must have one step and one row or more, got shape {inputs[0].shape}")
     drawn = _draws(cell, len(inputs), steps, rows)
     return Run((*inputs, *drawn), len(inputs), states, ends, steps, rows)
+
+
+def over_time(batch: Batch, rows: Array) -> Array:
+    """(rows of all steps, ..) -> (T, B, ..), 0 where a row has ended; a view if none has."""
+    if batch.order is None:
+        return rows.reshape(batch.steps, batch.rows, *rows.shape[1:])
+    whole = np.zeros((batch.steps * batch.rows, *rows.shape[1:]), rows.dtype)
+    whole[batch.read] = rows
+    return whole.reshape(batch.steps, batch.rows, *rows.shape[1:])

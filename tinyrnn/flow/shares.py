@@ -9,7 +9,7 @@ only their norms are wanted, products of rows with rows do, of which there are f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from tinyrnn._core.tape import Tensor
 from tinyrnn.autograd import grad
 from tinyrnn.flow.norms import row_norms
 from tinyrnn.flow.observed import Entry, Observed
+from tinyrnn.flow.runs import over_time
 from tinyrnn.plan import Batch
 from tinyrnn.plan.rewrite import OPS, SUMS
 from tinyrnn.plan.step import replay, resized, topological
@@ -47,8 +48,8 @@ class Shares:
         self.known = {leaf: leaf_like(p._array) for leaf, p in zip(observed.leaves, observed.params, strict=True)}
         replay([s for entry in observed.entries for s in entry.shared if s is not None], self.known)
         self.derived = [s for s in self.entries if s.op is not None]
-        self._factors: dict[tuple[str, int, Callable[[Array], Array]], Array] = {}
-        self._summed: dict[Entry, Array] = {}
+        self._grams: dict[tuple[str, int | None], Array] = {}
+        self._per_row: dict[Entry, Array] = {}
 
     def of(self, parameters: Mapping[str, Tensor], whole: bool) -> dict[str, tuple[Array, Array | None]]:
         """name -> (norms (T,), the parts (T, *shape) if they are wanted whole)."""
@@ -76,16 +77,25 @@ class Shares:
         return found
 
     def _by_rows(self, entries: Sequence[Entry], norms: Array) -> Array:
-        """Fill in the norms of a product's parts from products of rows with rows; returns the steps left to do."""
-        every = np.arange(self.batch.layout.steps)
-        if len(entries) > 1 or not _is_product(entries[0]):
+        """Fill in the norms of parts from products of rows with rows, if these are fewer; returns the steps left to do.
+
+        A bias has the same ones with every row: its norms come from those of g alone, where a product has made them.
+        """
+        every, entry = np.arange(self.batch.layout.steps), entries[0]
+        if len(entries) > 1:
             return every
-        i, o = entries[0].source.shape
-        if self.batch.rows * (i + o) >= i * o:
+        if _is_product(entry):
+            i, o = entry.source.shape
+            if self.batch.rows * (i + o) >= i * o:
+                return every
+            left, right = (self._gram(side, entry) for side in (LEFT, RIGHT))
+            squares = np.einsum("tbc,tbc->t", left, right)
+            sizes = np.sqrt(np.einsum("tbb->tb", left) * np.einsum("tbb->tb", right)).sum(1)
+        elif _is_bias(entry) and (RIGHT, entry.nudge) in self._grams:
+            right = self._gram(RIGHT, entry)
+            squares, sizes = right.sum((1, 2)), np.sqrt(np.einsum("tbb->tb", right)).sum(1)
+        else:
             return every
-        left, right = (self._per_step(kind, entries[0], rows_by_rows) for kind in (LEFT, RIGHT))
-        squares = np.einsum("tbc,tbc->t", left, right)
-        sizes = np.sqrt(np.einsum("tbb->tb", left) * np.einsum("tbb->tb", right)).sum(1)
         floats = np.finfo(squares.dtype)
         sure = (squares >= CANCELLED * sizes**2) & (squares > floats.tiny * 1e9) & (squares < floats.max)
         norms[:] = np.sqrt(np.where(sure, squares, 0))
@@ -120,44 +130,64 @@ class Shares:
 
     def _of(self, entry: Entry, some: Array) -> Array:
         if _is_product(entry):
-            a, g = (self._per_step(kind, entry, as_it_is) for kind in (LEFT, RIGHT))
-            return np.matmul(a[some].transpose(0, 2, 1), g[some])
-        if entry not in self._summed:
-            elementwise = entry.op.code >= 0 or entry.op is OPS["broadcast_to"]
-            self._summed[entry] = self._elementwise(entry) if elementwise else self._step_by_step(entry)
-        return self._summed[entry][some]
+            return self._products(entry, some)
+        if entry.op.code >= 0 or entry.op is OPS["broadcast_to"]:
+            return self._sums(entry, some)
+        own = self.known[entry.source]._array
+        return np.array([self._pulled(entry, own, cut) for cut in self._cuts(some)])  # any op has a rule
 
-    def _per_step(self, kind: str, entry: Entry, form: Callable[[Array], Array]) -> Array:
-        """A form of the factors of products a @ W, over time: (T, B, ..), zeros where rows have ended.
+    def _products(self, entry: Entry, some: Array) -> Array:
+        """aᵀ g of some steps, for a @ W."""
+        a, g = self._rows(LEFT, entry), self._rows(RIGHT, entry)
+        if self.batch.layout.uniform:
+            left, right = (over_time(self.batch, rows)[some] for rows in (a, g))
+            return np.matmul(left.transpose(0, 2, 1), right)
+        found = np.empty((len(some), a.shape[1], g.shape[1]), a.dtype)
+        for k, cut in enumerate(self._cuts(some)):
+            np.matmul(a[cut].T, g[cut], out=found[k])
+        return found
 
-        kind: LEFT for a, which products by several parameters share, RIGHT for dL/d(a @ W), which sums share.
-        """
-        number = entry.operands[0] if kind == LEFT else entry.nudge
-        assert number is not None
-        key = (kind, number, form)
-        if key not in self._factors:
-            rows = (self.values if kind == LEFT else self.gradients)[number]
-            self._factors[key] = form(self.batch.unpack(tape.wrap(rows))._array)
-        return self._factors[key]
-
-    def _elementwise(self, entry: Entry) -> Array:
-        """The parts of an op that gives each row what its own parameter would: each row's share, then their sum."""
-        g = self.gradients[entry.nudge]
-        if entry.op in SUMS or entry.op is OPS["broadcast_to"]:
-            share = -g if entry.op.name == "sub" and entry.at == 1 else g
+    def _sums(self, entry: Entry, some: Array) -> Array:
+        """For an op that gives each row what a parameter of its own would: the sums of these rows' gradients."""
+        if entry not in self._per_row:
+            self._per_row[entry] = self._elementwise(entry)
+        rows = self._per_row[entry]
+        if self.batch.layout.uniform:
+            steps = over_time(self.batch, rows)[some].sum(1)
         else:
-            share = self._pulled(entry, np.broadcast_to(self.known[entry.source]._array, g.shape), slice(None))
+            steps = np.array([rows[cut].sum(0) for cut in self._cuts(some)])
         shape = entry.source.shape
         lined = (1,) * (entry.ndim - len(shape)) + shape
-        repeated = (1, *(k + 1 for k in range(1, entry.ndim) if lined[k] == 1))  # behind time and rows
-        found: Array = self.batch.unpack(tape.wrap(share))._array.sum(repeated)
-        return found.reshape(-1, *shape)
+        repeated = tuple(k for k in range(1, entry.ndim) if lined[k] == 1)
+        return np.ascontiguousarray(steps.sum(repeated)).reshape(len(some), *shape)
 
-    def _step_by_step(self, entry: Entry) -> Array:
-        """The parts of any op, by its rule on the rows of one step after another."""
-        own, layout = self.known[entry.source]._array, self.batch.layout
-        rows = [slice(start, start + n) for start, n in zip(layout.offset, layout.count, strict=True)]
-        return np.array([self._pulled(entry, own, cut) for cut in rows])
+    def _cuts(self, some: Array) -> list[slice]:
+        """Where the rows of some steps lie."""
+        starts, counts = self.batch.layout.offset[some], self.batch.layout.count[some]
+        return [slice(start, start + count) for start, count in zip(starts.tolist(), counts.tolist(), strict=True)]
+
+    def _rows(self, side: str, entry: Entry) -> Array:
+        """Of a product a @ W: a if it is the LEFT, dL/d(a @ W) if the RIGHT."""
+        if side == RIGHT:
+            return self.gradients[entry.nudge]
+        number = entry.operands[0]
+        assert number is not None
+        return self.values[number]
+
+    def _gram(self, side: str, entry: Entry) -> Array:
+        """The products of each step's rows with one another, (T, B, B); several parameters share those of a side."""
+        key = (side, entry.operands[0] if side == LEFT else entry.nudge)
+        if key not in self._grams:
+            a = over_time(self.batch, self._rows(side, entry))
+            self._grams[key] = np.matmul(a, a.transpose(0, 2, 1))
+        return self._grams[key]
+
+    def _elementwise(self, entry: Entry) -> Array:
+        """What each row adds, (rows, ..)."""
+        g = self.gradients[entry.nudge]
+        if entry.op in SUMS or entry.op is OPS["broadcast_to"]:
+            return -g if entry.op.name == "sub" and entry.at == 1 else g
+        return self._pulled(entry, np.broadcast_to(self.known[entry.source]._array, g.shape), slice(None))
 
     def _pulled(self, entry: Entry, own: Array, rows: slice) -> Array:
         """The gradient of one input of an op, by the op's rule, on some rows. own: that input."""
@@ -175,21 +205,15 @@ class Shares:
         return np.zeros(own.shape, own.dtype) if found is None else found._array
 
 
-LEFT, RIGHT = "a", "dL/d(a @ W)"
+LEFT, RIGHT = "left", "right"
 
 
 def _is_product(entry: Entry) -> bool:
     return entry.op is OPS["matmul"] and entry.at == 1 and entry.ndim == 2
 
 
-def as_it_is(a: Array) -> Array:
-    """a."""
-    return a
-
-
-def rows_by_rows(a: Array) -> Array:
-    """The products of each step's rows with one another, (T, B, B)."""
-    return np.matmul(a, a.transpose(0, 2, 1))
+def _is_bias(entry: Entry) -> bool:
+    return entry.op in SUMS and entry.ndim == 2 and entry.source.ndim == 1 and entry.source.size > 1
 
 
 def leaf_like(array: Array) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,7 +17,7 @@ from tinyrnn.autograd import enable_grad, grad
 from tinyrnn.checks import type_name
 from tinyrnn.flow.norms import row_norms
 from tinyrnn.flow.observed import Observed
-from tinyrnn.flow.runs import Run, prepare
+from tinyrnn.flow.runs import Run, over_time, prepare
 from tinyrnn.flow.shares import Shares, leaf_like
 from tinyrnn.loop import Sequences, States
 from tinyrnn.module import Cell
@@ -27,20 +28,39 @@ Floats = npt.NDArray[np.float64]
 LossFn: TypeAlias = Callable[[Tensor, tuple[Tensor, ...]], Tensor]
 
 
-@dataclass(frozen=True)
 class Signal:
     """A value at every step, and dL/d(value) there; zeros where a row has ended (but for the values of inputs)."""
 
-    values: Array
-    """(T, B, width), in the cell's dtype, or (T, B, ..) for rows of more axes; (B, width) for first states."""
-    gradients: Array
-    """dL/d(value), of the same shape."""
+    def __init__(self, values: Array, gradients: Array, batch: Batch | None = None) -> None:
+        """values, gradients: as below; or with a batch, the rows of all steps, put in order when they are asked for."""
+        self._values, self._gradients, self._batch = values, gradients, batch
+
+    @cached_property
+    def values(self) -> Array:
+        """(T, B, width), in the cell's dtype, or (T, B, ..) for rows of more axes; (B, width) for first states."""
+        return self._ordered(self._values)
+
+    @cached_property
+    def gradients(self) -> Array:
+        """dL/d(value), of the same shape."""
+        return self._ordered(self._gradients)
 
     @cached_property
     def norms(self) -> Floats:
         """The Euclidean norm of each row's gradient, (T, B) or (B,)."""
-        shape = self.gradients.shape
-        return row_norms(self.gradients.reshape(*shape[: 1 if len(shape) == 2 else 2], -1))
+        given = self._gradients
+        if self._batch is None:
+            return row_norms(given)
+        return over_time(self._batch, row_norms(given.reshape(len(given), math.prod(given.shape[1:]))))
+
+    def _ordered(self, rows: Array) -> Array:
+        if self._batch is None:
+            return rows
+        whole = over_time(self._batch, rows)
+        return whole[..., None] if whole.ndim == 2 else whole
+
+    def __repr__(self) -> str:
+        return f"Signal{self.values.shape}"
 
 
 @dataclass(frozen=True)
@@ -108,15 +128,14 @@ def trace(
         learned = {name: p for name, p in cell.named_parameters() if p.requires_grad}
         shares = Shares(observed, found.values, found.of_nudges, batch).of(learned, parts)
 
-    def over_time(emit: int, nudge: int) -> Signal:
-        whole = [batch.unpack(tape.wrap(a))._array for a in (found.values[emit], found.of_nudges[nudge])]
-        return Signal(*(a[..., None] if a.ndim == 2 else a for a in whole))
+    def signal(emit: int, nudge: int) -> Signal:
+        return Signal(found.values[emit], found.of_nudges[nudge], batch)
 
     return Trace(
         found.loss,
         np.full(run.rows, run.steps) if run.ends is None else run.ends,
-        {name: over_time(*where) for name, where in zip(cell.states, observed.states, strict=True)},
-        {name: over_time(*where) for name, where in observed.probes.items()},
+        {name: signal(*where) for name, where in zip(cell.states, observed.states, strict=True)},
+        {name: signal(*where) for name, where in observed.probes.items()},
         tuple(Signal(x._array, g) for x, g in zip(run.inputs, found.of_inputs, strict=False)),
         {name: Signal(s._array, g) for name, s, g in zip(cell.states, run.states, found.of_first, strict=True)},
         {name: Contribution(*share) for name, share in shares.items()},

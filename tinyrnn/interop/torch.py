@@ -49,6 +49,8 @@ from tinyrnn.nn import RNN
 if TYPE_CHECKING:
     import torch
 
+__all__ = ["load", "to_torch"]
+
 Array: TypeAlias = npt.NDArray[Any]
 
 

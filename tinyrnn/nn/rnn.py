@@ -142,8 +142,9 @@ class RNN(Module):
         if check_finite:
             check_finite_sequence("xs", xs, ends)
             for k, (cell, given) in enumerate(zip((c for layer in self.cells for c in layer), before, strict=True)):
-                values = (given,) if isinstance(given, (Tensor, np.ndarray)) else given or ()
-                check_finite_states(f"state[{k}]", cell, values)
+                if given is not None:
+                    values = (given,) if isinstance(given, (Tensor, np.ndarray)) else given
+                    check_finite_states(f"state[{k}]", cell, values)
         if self.residual and ends is not None:
             xs = ops.where((np.arange(steps)[:, None] < ends)[:, :, None], xs, 0.0)
         after: RNNState = []

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 
+LAYERS = 6
+"""As many are drawn at most, the first of the model; the data hold all."""
 UNITS = {"loss": "nats", "bits": "bits a character", "accuracy": "share right"}
 
 
@@ -58,7 +60,7 @@ def curves(records: Sequence[Mapping[str, Any]], *, theme: str | Theme = "light"
         ax = next(left)
         for k, name in enumerate(("mean", "largest")):
             ax.plot(data.epochs, data.gradient[name], label=f"{name} of all", **line(k, look))
-        for k, (name, norms) in enumerate(list(data.layers.items())[:3], 2):
+        for k, (name, norms) in enumerate(list(data.layers.items())[:LAYERS], 2):
             ax.plot(data.epochs, norms, label=name, **line(k, look))
         if any((norms > 0).any() for norms in data.gradient.values()):
             ax.set_yscale("log")

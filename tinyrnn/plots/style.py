@@ -145,8 +145,9 @@ def page_svg(figure: Figure, salt: str, label: str) -> str:
     assert box is not None
     width = float(box.group(1).split()[2]) * 4 / 3  # from points
     escaped = label.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    size = f"width:100%;max-width:{width:.0f}px;min-width:{0.6 * width:.0f}px"
     opening = (
-        f'<svg viewBox="{box.group(1)}" style="width:100%;max-width:{width:.0f}px;min-width:{0.6 * width:.0f}px" role="img" '
+        f'<svg viewBox="{box.group(1)}" style="{size}" role="img" '
         f'aria-label="{escaped}" xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
     )
     return opening + text[head.end() :]
