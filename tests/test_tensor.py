@@ -235,7 +235,7 @@ def test_operators_refuse_what_they_can_not_mean():
         for other in (None, "a", {}, object()):
             with pytest.raises((TypeError, ValueError), match=r"unsupported operand|must be|needs|multiply sequence"):
                 operator(a, other)
-        with pytest.raises(TypeError, match="data must be numbers, got complex128"):
+        with pytest.raises(TypeError, match=r"must be .*number.*complex128"):
             operator(a, np.array([1j, 2.0]))
     with pytest.raises(ValueError, match=r"mul can not broadcast shapes \(2,\) and \(3,\)"):
         a * [1.0, 2.0, 3.0]
