@@ -244,6 +244,19 @@ def test_masks_that_a_cell_draws_are_those_of_one_run():
     assert (found.states["c"].values != before)[~kept].all()
 
 
+def test_what_fails_draws_nothing():
+    class Branching(tr.Cell):
+        def step(self, x, h):
+            return h if h[0, 0] > 0 else -h
+
+    cell = tr.cells.RecurrentDropout(Branching(3, 5, rng=0), 0.5)
+    before = cell.rng.bit_generator.state
+    for measure in (lambda x: flow.trace(cell, x, first_output), lambda x: flow.jacobian(cell, x)):
+        with pytest.raises(tr._core.tape.TraceError):
+            measure(np.zeros((2, 1, 3)))
+        assert cell.rng.bit_generator.state == before
+
+
 def test_frozen_parameters_are_left_out():
     cell = cell_of("LSTM")
     (xs,), _ = case(cell)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tinyrnn._core import tape
 from tinyrnn._core.tape import Tensor
 from tinyrnn.autograd import enable_grad
-from tinyrnn.flow.local import Local, as_range, ended, jacobian_of, local_of, stretches
+from tinyrnn.flow.local import Local, as_range, ended, jacobian_of, stretches
 from tinyrnn.flow.norms import spectral_norms
 from tinyrnn.flow.runs import Run, prepare
 from tinyrnn.flow.shares import leaf_like
@@ -84,9 +84,8 @@ def paths(
     It holds (to_step - from_step) · B · n² numbers for each term. Raises what `tr.scan` raises; ValueError for an
     update that is no sum of products, such as h' = tanh(..), for an unknown name, and for steps that are none of xs.
     """
-    run = prepare(cell, xs, state, lengths)
+    run, local = prepare(cell, xs, state, lengths, Local)
     first, last = as_range(run, from_step, to_step)
-    local = local_of(cell, run)
     number, update = _update(cell, local, of)
     before = local.states(run, last)
     moving = _moving(local, number)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyrnn.autograd import enable_grad
-from tinyrnn.flow.local import as_range, ended, jacobian_of, local_of, stretches
+from tinyrnn.flow.local import Local, as_range, ended, jacobian_of, stretches
 from tinyrnn.flow.norms import spectral_norms
 from tinyrnn.flow.runs import prepare
 from tinyrnn.flow.shares import leaf_like
@@ -96,9 +96,8 @@ def jacobian(
     are asked for. It holds (to_step - from_step) · B · n² numbers in the cell's dtype. Raises what `tr.scan` raises,
     and TypeError or ValueError for steps that are none of xs.
     """
-    run = prepare(cell, xs, state, lengths)
+    run, local = prepare(cell, xs, state, lengths, Local)
     first, last = as_range(run, from_step, to_step)
-    local = local_of(cell, run)
     before = local.states(run, last)
     sizes = cell.state_sizes
     n = sum(sizes)

@@ -18,7 +18,7 @@ from tinyrnn.autograd import grad, no_grad
 from tinyrnn.checks import is_int
 from tinyrnn.flow.runs import Run
 from tinyrnn.module import Cell
-from tinyrnn.plan import Batch, Plan, made_of, plan_recorded
+from tinyrnn.plan import Batch, Plan, plan_recorded
 from tinyrnn.plan.record import Recording, record
 from tinyrnn.plan.step import Step, replay
 
@@ -63,11 +63,6 @@ class Local:
                 whole[1:] = batch.unpack(after[new])._array[: last - 1]
                 found.append(whole)
         return found
-
-
-def local_of(cell: Cell, run: Run) -> Local:
-    """The cell's, made at the first call."""
-    return made_of(cell, run.widths, Local)
 
 
 def stretches(first: int, last: int, rows: int) -> Iterator[slice]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from tinyrnn._core.tape import Tensor
-from tinyrnn.loop import Sequences, States, _draws, check_arguments
+from tinyrnn.checks import put_back
+from tinyrnn.loop import Sequences, States, _draws, _generators, check_arguments
 from tinyrnn.module import Cell
-from tinyrnn.plan import Batch
+from tinyrnn.plan import Batch, made_of
 
 Array = npt.NDArray[Any]
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -32,14 +35,24 @@ class Run:
         return tuple(x.shape[2] for x in self.inputs)
 
 
-def prepare(cell: Cell, xs: Sequences, state: States, lengths: npt.ArrayLike | None) -> Run:
-    """The arguments of a measure, checked as `scan` checks them; none is for no steps or no rows."""
+def prepare(
+    cell: Cell,
+    xs: Sequences,
+    state: States,
+    lengths: npt.ArrayLike | None,
+    make: Callable[[Cell, tuple[int, ...]], Made],
+) -> tuple[Run, Made]:
+    """The arguments of a measure, checked as `scan` checks them, and what `make` makes of the step, remembered.
+
+    No measure is for no steps or no rows. What fails leaves the cell's random generators where they were.
+    """
     inputs, states, ends = check_arguments(cell, xs, state, lengths, False)
     steps, rows = inputs[0].shape[:2]
     if not steps or not rows:
         raise ValueError(f"xs must have one step and one row or more, got shape {inputs[0].shape}")
-    drawn = _draws(cell, len(inputs), steps, rows)
-    return Run((*inputs, *drawn), len(inputs), states, ends, steps, rows)
+    with put_back(*_generators(cell)):
+        run = Run((*inputs, *_draws(cell, len(inputs), steps, rows)), len(inputs), states, ends, steps, rows)
+        return run, made_of(cell, run.widths, make)
 
 
 def over_time(batch: Batch, rows: Array) -> Array:

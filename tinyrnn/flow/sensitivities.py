@@ -13,7 +13,7 @@ from tinyrnn._core import tape
 from tinyrnn._core.tape import Tape, Tensor, abstract
 from tinyrnn.autograd import enable_grad, no_grad, recording
 from tinyrnn.checks import is_int
-from tinyrnn.flow.local import jacobian_of, local_of
+from tinyrnn.flow.local import Local, jacobian_of
 from tinyrnn.flow.norms import spectral_norms
 from tinyrnn.flow.runs import Run, prepare
 from tinyrnn.flow.shares import leaf_like
@@ -92,12 +92,11 @@ def sensitivity(
     This is what Graves (2012) draws as shading over time: it fades in a vanilla network, and in an LSTM it is kept
     behind closed gates until the output gate opens.
     """
-    run = prepare(cell, xs, state, lengths)
+    run, local = prepare(cell, xs, state, lengths, Local)
     if not is_int(step):
         raise TypeError(f"step must be an int in 0..{run.steps - 1}, got {step!r}")
     if not 0 <= step < run.steps:
         raise ValueError(f"step must be in 0..{run.steps - 1}, the steps of xs, got {step}")
-    local = local_of(cell, run)
     before = [tape.wrap(s[step]) for s in local.states(run, step + 1)]
     here = [tape.wrap(x._array[step]) for x in run.inputs]
     with enable_grad():

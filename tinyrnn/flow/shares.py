@@ -82,24 +82,27 @@ class Shares:
         A bias has the same ones with every row: its norms come from those of g alone, where a product has made them.
         """
         every, entry = np.arange(self.batch.layout.steps), entries[0]
+        sides: tuple[str, ...] = (LEFT, RIGHT)
         if len(entries) > 1:
             return every
         if _is_product(entry):
             i, o = entry.source.shape
             if self.batch.rows * (i + o) >= i * o:
                 return every
-            left, right = (self._gram(side, entry) for side in (LEFT, RIGHT))
+            left, right = (self._gram(side, entry) for side in sides)
             squares = np.einsum("tbc,tbc->t", left, right)
             sizes = np.sqrt(np.einsum("tbb->tb", left) * np.einsum("tbb->tb", right)).sum(1)
         elif _is_bias(entry) and (RIGHT, entry.nudge) in self._grams:
-            right = self._gram(RIGHT, entry)
+            right, sides = self._gram(RIGHT, entry), (RIGHT,)
             squares, sizes = right.sum((1, 2)), np.sqrt(np.einsum("tbb->tb", right)).sum(1)
         else:
             return every
         floats = np.finfo(squares.dtype)
         sure = (squares >= CANCELLED * sizes**2) & (squares > floats.tiny * 1e9) & (squares < floats.max)
         norms[:] = np.sqrt(np.where(sure, squares, 0))
-        return every[~sure[: len(every)]]
+        unsure = every[~sure[: len(every)]]
+        factors = [self._rows(side, entry) for side in sides]
+        return unsure[[all(rows[cut].any() for rows in factors) for cut in self._cuts(unsure)]]  # 0 is right for zeros
 
     def _parts(
         self, group: Mapping[str, Tensor], steps: Array, derived: Sequence[Tensor]

@@ -21,7 +21,7 @@ from tinyrnn.flow.runs import Run, over_time, prepare
 from tinyrnn.flow.shares import Shares, leaf_like
 from tinyrnn.loop import Sequences, States
 from tinyrnn.module import Cell
-from tinyrnn.plan import Batch, made_of
+from tinyrnn.plan import Batch
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
@@ -120,8 +120,7 @@ def trace(
     """
     if not callable(loss_fn):
         raise TypeError(f"loss_fn must be a function of ys and the final states, got {type_name(loss_fn)}")
-    run = prepare(cell, xs, state, lengths)
-    observed = made_of(cell, run.widths, Observed)
+    run, observed = prepare(cell, xs, state, lengths, Observed)
     batch = Batch(run.steps, run.rows, run.ends, bool(reverse))
     with enable_grad(), np.errstate(all="ignore"):  # gradients may explode
         found = _there_and_back(observed, run, batch, loss_fn)
