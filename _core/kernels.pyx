@@ -552,8 +552,8 @@ def adam(list parameters, list gradients, means, squares, steps, double lr, doub
 
 PLACES = {"scratch": SCRATCH, "tile": TILE, "vector": VECTOR, "sequence": SEQUENCE, "before": BEFORE, "after": AFTER}
 KINDS = {"map": 0, "product": 1, "copy": 2, "sum": 3, "max": 4, "gather": 5, "scatter_add": 6}
-INSTRUCTION_FIELDS = ("kind", "code", "width", "inner", "n", "add", "index", "spread", "dst", "dst_at", "a", "a_at", "b", "b_at",
-                      "c", "c_at")
+INSTRUCTION_FIELDS = ("kind", "code", "width", "inner", "n", "add", "index", "spread", "dst", "dst_at", "a", "a_at",
+                      "b", "b_at", "c", "c_at")
 
 
 def run_loop(cnp.ndarray program, cnp.ndarray index, list buffers, list weights, cnp.ndarray count,

@@ -8,6 +8,7 @@ import importlib
 import inspect
 
 import bad_calls_cells
+import bad_calls_flow
 import bad_calls_ops
 import bad_calls_rest
 import numpy as np
@@ -17,7 +18,7 @@ from bad_input import B, F, H, I, T, World, state_of
 import tinyrnn as tr
 from tinyrnn import data
 
-ROWS = [*bad_calls_ops.rows(), *bad_calls_cells.rows(), *bad_calls_rest.rows()]
+ROWS = [*bad_calls_ops.rows(), *bad_calls_cells.rows(), *bad_calls_flow.rows(), *bad_calls_rest.rows()]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def test_a_bad_call_says_what_is_wrong_and_changes_nothing(world, row):
 
 # -- is the table complete? --------------------------------------------------------------------------------------------
 
-PARTS = ["", "nn", "cells", "optim", "init", "data", "interop", "interop.torch", "interop.onnx", "files"]
+PARTS = ["", "nn", "cells", "optim", "init", "data", "flow", "interop", "interop.torch", "interop.onnx", "files"]
 RECORD = "a record or an error that the library makes"
 NO_ARGUMENTS = "takes nothing that could be wrong"
 FLAG = "takes a truth value only"
@@ -65,6 +66,12 @@ EXEMPT = {
     "tr.data.Split": RECORD,
     "tr.files.Checkpoint": RECORD,
     "tr.files.CheckpointError": RECORD,
+    "tr.flow.Contribution": RECORD,
+    "tr.flow.Jacobian": RECORD,
+    "tr.flow.Paths": RECORD,
+    "tr.flow.Sensitivity": RECORD,
+    "tr.flow.Signal": RECORD,
+    "tr.flow.Trace": RECORD,
     "tr.interop.CannotExpressError": RECORD,
     "tr.interop.onnx.CannotExpressError": RECORD,
     "tr.no_grad": NO_ARGUMENTS,
@@ -72,6 +79,7 @@ EXEMPT = {
     "tr.Tensor.numpy": NO_ARGUMENTS,
     "tr.Tensor.detach": NO_ARGUMENTS,
     "tr.Module.forward": "of a subclass; calling one without is a NotImplementedError",
+    "tr.Module.named_generators": ANY,
     "tr.Module.named_modules": ANY,
     "tr.Module.named_parameters": ANY,
     "tr.Module.train": FLAG,

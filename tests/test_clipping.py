@@ -79,7 +79,7 @@ def test_runs_share_data_and_start(found):
             assert (without.losses[0], without.norms[0]) == (clipped.losses[0], clipped.norms[0])
             assert (without.clip, clipped.clip) == (None, SMALL.clip)
             assert len(without.losses) == len(without.norms) == SMALL.updates
-            assert found.decays[net.name, steps].shape == without.decay.shape == (steps,)
+            assert found.decays[net.name, steps].shape == (steps,)
             assert clipped.final_loss == pytest.approx(clipped.losses[-3:].mean())
             assert clipped.largest_norm == clipped.norms.max()
     # The first update of the large gain is clipped, so the second losses differ.
@@ -93,7 +93,8 @@ def test_same_seed_same_bits(found):
     for key, course in found.courses.items():
         assert np.array_equal(course.losses, again.courses[key].losses)
         assert np.array_equal(course.norms, again.courses[key].norms)
-        assert np.array_equal(course.decay, again.courses[key].decay)
+    for key, norms in found.decays.items():
+        assert np.array_equal(norms, again.decays[key])
     assert as_json(again) == as_json(found)
     other = make_batches(10, Settings(lengths=(10,), updates=1, batch=5, seed=1))
     assert not np.array_equal(other[0].targets, make_batches(10, SMALL)[0].targets)
@@ -108,7 +109,6 @@ def test_a_run_that_overflows_ends():
     assert np.isfinite(course.losses[:-1]).all()
     assert np.isfinite(course.norms[:-1]).all()
     assert course.final_loss == course.largest_norm == math.inf
-    assert np.isfinite(course.decay).all()
     updates, losses, norms = course.curves
     assert len(updates) == len(losses) == len(norms) == len(course.losses)
     whole = train(net, batches, 10, SMALL, 1e-9)
@@ -117,7 +117,7 @@ def test_a_run_that_overflows_ends():
     for steps in SMALL.lengths:
         found.decays[net.name, steps] = np.ones(steps)
         found.courses[net.name, steps, False], found.courses[net.name, steps, True] = course, whole
-    assert found.most_exploded == found.most_helped == (net.name, 12)
+    assert found.calmed == found.cured == (net.name, 12)
     told = strict(json.dumps(as_json(found)))
     assert told["runs"][0]["stopped_after"] == len(course.losses)
     assert told["runs"][0]["loss_at_the_end"] is None
@@ -131,7 +131,7 @@ def test_a_run_that_overflows_ends():
 
 def test_curves_are_blocks():
     course = experiment.Course(
-        nets(SMALL)[0], 10, None, 250, np.arange(250.0), np.where(np.arange(250) == 100, 9.0, 1.0), np.ones(10)
+        nets(SMALL)[0], 10, None, 250, np.arange(250.0), np.where(np.arange(250) == 100, 9.0, 1.0)
     )
     updates, losses, norms = course.curves
     assert course.block == 3
@@ -172,7 +172,7 @@ def run_command(capsys, *arguments):
 
 def test_command(tmp_path, capsys):
     pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'tinyrnn[plots]'")
-    small = ["--length", 10, "--updates", 20, "--hidden", 4, "--clip", 1, "--gain", 1.5, "--seed", 3]
+    small = ["--length", 10, "--updates", 20, "--hidden", 4, "--clip", 1, "--gain", 0.5, "--gain", 1.5, "--seed", 3]
     code, out, err = run_command(capsys, *small, "--out", tmp_path / "new" / "place")
     assert (code, err) == (0, "")
     lines = out.splitlines()
@@ -203,8 +203,8 @@ def test_command_without_matplotlib(tmp_path, capsys, monkeypatch):
     [
         (["--clip", "0"], 1, "clip must be a number > 0, got 0.0"),
         (["--clip", "nan"], 1, "clip must be a number > 0, got nan"),
-        (["--gain", "0.5"], 1, "gains must be two different numbers > 0, got (0.5, 0.5)"),
-        (["--gain", "-1"], 1, "gains must be two different numbers > 0"),
+        (["--gain", "2", "--gain", "2"], 1, "gains must be different numbers > 0, got (2.0, 2.0)"),
+        (["--gain", "-1"], 1, "gains must be different numbers > 0"),
         (["--length", "20", "--length", "20"], 1, "lengths must be different numbers of at least 10 steps"),
         (["--length", "9"], 2, "--length"),
         (["--updates", "0"], 2, "--updates"),
@@ -253,53 +253,52 @@ def end(name, steps, clip, settings=DEFAULT):
 
 
 @pytest.mark.parametrize("steps", [10, 30, 80])
-def test_before_training_gradients_vanish_or_are_kept(steps):
+def test_before_training_gradients_vanish_explode_or_are_kept(steps):
     (batch, *_) = make_batches(steps, Settings(updates=1))
     kept = {}
     for net in nets(DEFAULT):
         norms = decay(net.build(steps, DEFAULT), batch, steps)
         kept[net.name] = norms[-1] / norms[0]
-    assert kept.pop("Elman, gain 0.5") < 0.5 ** (steps - 1) * 1.5
-    assert min(kept.values()) > 0.05
+    assert kept.pop("Elman, gain 0.5") < 1.5 * 0.5 ** (steps - 1)
+    assert kept.pop("Elman, gain 2") > {10: 5, 30: 50, 80: 1e4}[steps]
+    assert 0.05 < min(kept.values()) <= max(kept.values()) < 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_explosion_and_its_cure(seed):
-    settings, name = Settings(seed=seed), "Elman, gain 1.2"
-    wrecked, sound = end(name, 80, None, settings), end(name, 80, settings.clip, settings)
-    assert wrecked.final_loss > 1.25 * MEAN_LOSS
-    assert wrecked.largest_norm > 2.5 * sound.largest_norm
-    assert sound.final_loss < 1.08 * MEAN_LOSS
-    assert sound.largest_norm < 1.5 * sound.norms[:20].max()
+    settings = Settings(seed=seed)
+    wrecked, sound = (end("Elman, gain 1.2", 80, clip, settings) for clip in (None, settings.clip))
+    assert wrecked.final_loss > 2 * MEAN_LOSS
+    assert wrecked.largest_norm > 10 * sound.largest_norm
+    assert sound.final_loss < 1.1 * MEAN_LOSS
     # At a shorter length the clipped network learns what the other does not.
-    assert end(name, 30, None, settings).final_loss > 0.9 * MEAN_LOSS
-    assert end(name, 30, settings.clip, settings).final_loss < 0.65 * MEAN_LOSS
+    assert end("Elman, gain 1.2", 30, None, settings).final_loss > 2 * MEAN_LOSS
+    assert end("Elman, gain 1.2", 30, settings.clip, settings).final_loss < 0.4 * MEAN_LOSS
+    # The gradient that explodes from the first: clipping keeps the network sound, and can not make it learn.
+    wrecked, sound = (end("Elman, gain 2", 80, clip, settings) for clip in (None, settings.clip))
+    assert min(wrecked.norms[0], sound.norms[0]) > 1e4
+    assert wrecked.final_loss > 5 * MEAN_LOSS
+    assert 0.9 * MEAN_LOSS < sound.final_loss < 1.4 * MEAN_LOSS
 
 
 @pytest.mark.slow
-def test_gradient_has_grown_with_distance_where_it_exploded():
-    course = end("Elman, gain 1.2", 80, None)
-    assert course.decay[-1] > 1000 * course.decay[0]
-    assert course.largest_norm > 100 * course.norms[0]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("steps", [30, 80])
-def test_readout_alone_is_stable_at_that_rate(steps):
-    """What explodes is the recurrence: the readout of the same states, learned at the same rate, does not."""
-    model = nets(DEFAULT)[1].build(steps, DEFAULT)
+@pytest.mark.parametrize("steps", [10, 30, 80])
+@pytest.mark.parametrize("name", ["Elman, gain 1.2", "Elman, gain 2"])
+def test_readout_alone_is_stable_at_that_rate(name, steps):
+    """What explodes is the recurrence: the readout of the same states, learned at the same rate, settles (it is linear
+    least squares: an unstable rate would end in an overflow)."""
+    (model,) = (net.build(steps, DEFAULT) for net in nets(DEFAULT) if net.name == name)
     params = list(model.readout.parameters())
     optimiser = tr.optim.SGD(params, lr=experiment.ELMAN_RATE, momentum=experiment.MOMENTUM)
     losses = []
-    for batch in make_batches(steps, DEFAULT):
+    for batch in make_batches(steps, Settings(updates=500)):
         loss = tr.mse_loss(model(batch.inputs, batch.lengths), batch.targets)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-    assert np.mean(losses[-100:]) < 1.1 * MEAN_LOSS
-    assert max(losses) == losses[0]
+    assert np.mean(losses[-100:]) < 1.6 * MEAN_LOSS
 
 
 @pytest.mark.slow

@@ -318,35 +318,6 @@ def first_output(ys, finals):
     return ys[0].sum()
 
 
-BAD = {
-    "a class": (lambda c, x: flow.trace(tr.cells.LSTM, x, first_output), TypeError, "cell must be a tr.Cell"),
-    "no function": (lambda c, x: flow.trace(c, x, None), TypeError, "loss_fn must be a function .* got NoneType"),
-    "no tensor": (lambda c, x: flow.trace(c, x, lambda ys, s: 1.0), ValueError, "loss_fn must return .* got float"),
-    "no scalar": (lambda c, x: flow.trace(c, x, lambda ys, s: ys), ValueError, r"one of shape \(4, 3, 5\)"),
-    "no loss of it": (
-        lambda c, x: flow.trace(c, x, lambda ys, s: tr.tensor(1.0)), ValueError, "depends on ys or on the final states"
-    ),
-    "its values": (
-        lambda c, x: flow.trace(c, x, lambda ys, s: ys.detach().sum()), ValueError, "depends on ys or on the final"
-    ),
-    "features": (lambda c, x: flow.trace(c, x[:, :, :2], first_output), ValueError, "xs must be .time, batch, 3"),
-    "no step": (lambda c, x: flow.trace(c, x[:0], first_output), ValueError, "xs must have one step and one row"),
-    "no row": (lambda c, x: flow.trace(c, x[:, :0], first_output), ValueError, "xs must have one step and one row"),
-    "state": (lambda c, x: flow.trace(c, x, first_output, x[0]), ValueError, "state must be 2 tensors"),
-    "lengths": (
-        lambda c, x: flow.trace(c, x, first_output, lengths=[5, 1, 1]), ValueError, "lengths must lie in 0..4"
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("what", BAD)
-def test_bad_input_is_named(what):
-    call, error, message = BAD[what]
-    cell = cell_of("LSTM")
-    with pytest.raises(error, match=message):
-        call(cell, case(cell)[0][0])
-
-
 def test_a_step_that_no_plan_can_hold():
     class Branching(tr.Cell):
         def step(self, x, h):
@@ -361,3 +332,18 @@ def test_every_row_of_the_table_has_probes_or_none():
     seen = {name: set(flow.trace(c := cell_of(name), case(c)[0][0], weighted(c)).probes) for name in ("LSTM", "GRU")}
     assert seen == {"LSTM": set("ifogc"), "GRU": set("rzn")}
     assert set(CELLS) <= set(WIDTHS)
+
+
+def test_records_are_shown_by_their_shapes():
+    cell = cell_of("LSTM")
+    (xs,), _ = case(cell)
+    shown = repr(flow.trace(cell, xs, first_output, parts=True))
+    assert shown.startswith("Trace(loss=")
+    assert "'W_xi': Contribution(norms=array(4,), parts=array(4, 3, 5))" in shown
+    assert "'f': Signal(4, 3, 5)" in shown
+    assert repr(flow.sensitivity(cell, xs)) == "Sensitivity(step=0, jacobians=array(4, 3, 5, 3))"
+    assert repr(flow.paths(cell, xs, of="c")) == (
+        "Paths(state='c', from_step=0, to_step=4, update=\"c' = f * c + i * g\", factors={}, "
+        "terms={'f': array(4, 3, 5, 5), 'c * df/dc': array(4, 3, 5, 5), 'g * di/dc': array(4, 3, 5, 5), "
+        "'i * dg/dc': array(4, 3, 5, 5)}, jacobian=array(4, 3, 5, 5))"
+    )

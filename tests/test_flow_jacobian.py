@@ -198,29 +198,3 @@ def test_a_norm_of_what_is_not_finite_says_so():
     assert np.isnan(found.product_norms[-1, 0]) or found.product_norms[-1, 0] == np.inf
     found = flow.trace(cell, np.ones((3, 1, 1)), lambda ys, finals: ys.sum())
     assert not np.isfinite(found.states["h"].norms).all()
-
-
-BAD = {
-    "an order": (lambda c, x: flow.jacobian(c, x, 3, 2), ValueError, "0 <= from_step < to_step <= 4, .* got 3 and 2"),
-    "no step between": (lambda c, x: flow.jacobian(c, x, 2, 2), ValueError, "got 2 and 2"),
-    "too far": (lambda c, x: flow.jacobian(c, x, 0, 5), ValueError, "got 0 and 5"),
-    "negative": (lambda c, x: flow.jacobian(c, x, -1), ValueError, "got -1 and 4"),
-    "a float": (lambda c, x: flow.jacobian(c, x, 0.0), TypeError, "from_step must be an int in 0..4, got 0.0"),
-    "text": (lambda c, x: flow.jacobian(c, x, 0, "end"), TypeError, "to_step must be an int in 0..4, got 'end'"),
-    "no step": (lambda c, x: flow.jacobian(c, x[:0]), ValueError, "xs must have one step and one row or more"),
-    "no cell": (lambda c, x: flow.jacobian("LSTM", x), TypeError, "cell must be a tr.Cell"),
-    "lengths": (lambda c, x: flow.jacobian(c, x, lengths=[1]), ValueError, "lengths must be of shape"),
-    "which input": (lambda c, x: flow.sensitivity(c, x, step=4), ValueError, r"step must be in 0\.\.3, .* got 4"),
-    "a negative input": (lambda c, x: flow.sensitivity(c, x, step=-1), ValueError, "got -1"),
-    "true": (lambda c, x: flow.sensitivity(c, x, step=True), TypeError, "step must be an int in 0..3, got True"),
-    "features": (lambda c, x: flow.sensitivity(c, x[:, :, :1]), ValueError, "xs must be"),
-    "no row": (lambda c, x: flow.sensitivity(c, x[:, :0]), ValueError, "xs must have one step and one row or more"),
-}
-
-
-@pytest.mark.parametrize("what", BAD)
-def test_bad_input_is_named(what):
-    call, error, message = BAD[what]
-    cell = cell_of("LSTM")
-    with pytest.raises(error, match=message):
-        call(cell, case(cell)[0][0])

@@ -229,22 +229,3 @@ def test_what_is_no_sum_of_products_is_said(name):
         flow.paths(cell, xs)
     with pytest.raises(ValueError, match=r"the update of '.' of the .* is no sum of products, so it has no terms"):
         flow.paths(cell, xs, of=cell.states[0])
-
-
-BAD = {
-    "name": (lambda c, x: flow.paths(c, x, of="s"), ValueError, "of must be a state of the LSTM, h, c, got 's'"),
-    "number": (lambda c, x: flow.paths(c, x, of=1), ValueError, "of must be a state of the LSTM, h, c, got 1"),
-    "range": (lambda c, x: flow.paths(c, x, from_step=4), ValueError, "0 <= from_step < to_step <= 4"),
-    "kind": (lambda c, x: flow.paths(c, x, to_step=1.5), TypeError, "to_step must be an int in 0..4, got 1.5"),
-    "features": (lambda c, x: flow.paths(c, x[:, :, :1]), ValueError, "xs must be"),
-    "no row": (lambda c, x: flow.paths(c, x[:, :0]), ValueError, "xs must have one step and one row or more"),
-    "a class": (lambda c, x: flow.paths(tr.cells.LSTM, x), TypeError, "cell must be a tr.Cell"),
-}
-
-
-@pytest.mark.parametrize("what", BAD)
-def test_bad_input_is_named(what):
-    call, error, message = BAD[what]
-    cell = make("LSTM")
-    with pytest.raises(error, match=message):
-        call(cell, case(cell)[0][0])

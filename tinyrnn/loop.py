@@ -6,7 +6,8 @@ Notation: T steps, B rows (examples), I the width of the input, H that of the fi
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -51,8 +52,8 @@ def unroll(
     """
     inputs, states, ends = check_arguments(cell, xs, state, lengths, check_finite)
     steps, rows = inputs[0].shape[:2]
-    with put_back(*_generators(cell)):
-        inputs += _draws(cell, len(inputs), steps, rows)
+    with draws(cell, len(inputs), steps, rows) as more:
+        inputs += more
     if steps == 0:
         return wrap(np.zeros((0, rows, cell.state_sizes[0]), cell.dtype)), states
     if ends is None:
@@ -157,9 +158,22 @@ def check_arguments(
     return inputs, states, ends
 
 
-def _draws(cell: Cell, count: int, steps: int, rows: int) -> tuple[Tensor, ...]:
-    """What the cell draws for one run; raises unless its step takes it behind `count` time inputs."""
-    drawn = () if type(cell).draws is Cell.draws else tuple(cell.draws(steps, rows))
+@contextmanager
+def draws(cell: Cell, count: int, steps: int, rows: int) -> Iterator[tuple[Tensor, ...]]:
+    """What the cell draws for one run, which its step takes behind `count` time inputs.
+
+    Raises TypeError or ValueError where it does not. What fails, here or in the block, leaves the cell's random
+    generators where they were.
+    """
+    if type(cell).draws is Cell.draws:
+        yield _fitting(cell, count, steps, rows, ())
+    else:
+        with put_back(*(rng for _, rng in cell.named_generators())):
+            yield _fitting(cell, count, steps, rows, tuple(cell.draws(steps, rows)))
+
+
+def _fitting(cell: Cell, count: int, steps: int, rows: int, drawn: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The draws, checked."""
     for k, t in enumerate(drawn):
         fits = isinstance(t, Tensor) and t.ndim == 3 and t.shape[:2] == (steps, rows) and t.dtype == cell.dtype
         if not fits:
@@ -176,14 +190,6 @@ def _draws(cell: Cell, count: int, steps: int, rows: int) -> tuple[Tensor, ...]:
             f"takes before its {len(cell.states)} states, got {count}"
         )
     return drawn
-
-
-def _generators(cell: Cell) -> list[np.random.Generator]:
-    """What the draws of a cell may come from."""
-    if type(cell).draws is Cell.draws:
-        return []
-    found = (getattr(module, "rng", None) for module in cell.modules())
-    return [rng for rng in found if isinstance(rng, np.random.Generator)]
 
 
 def check_finite_sequence(name: str, x: Tensor, ends: npt.NDArray[np.int64] | None) -> None:
@@ -299,8 +305,8 @@ def scan(
         as_size("checkpoint_every", checkpoint_every)
     inputs, states, ends = check_arguments(cell, xs, state, lengths, check_finite)
     steps, rows = inputs[0].shape[:2]
-    with put_back(*_generators(cell)):
-        inputs += _draws(cell, len(inputs), steps, rows)
+    with draws(cell, len(inputs), steps, rows) as more:
+        inputs += more
         plan, params = plan_of(cell, tuple(x.shape[2] for x in inputs))
     if steps == 0:
         return wrap(np.zeros((0, rows, cell.state_sizes[0]), cell.dtype)), states

@@ -94,6 +94,15 @@ class Module:
         """This module, then those inside it, each once."""
         return (module for _, module in self.named_modules())
 
+    def named_generators(self, prefix: str = "") -> Iterator[tuple[str, np.random.Generator]]:
+        """Every random generator that a module holds as an attribute, once, with the path to it."""
+        found: set[int] = set()
+        for path, module in self.named_modules(prefix):
+            for name, value in vars(module).items():
+                if isinstance(value, np.random.Generator) and id(value) not in found:
+                    found.add(id(value))
+                    yield _join(path, name), value
+
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
         """Every parameter once, with the path to it: a module's own first, then those of the modules inside it."""
         found: set[int] = set()

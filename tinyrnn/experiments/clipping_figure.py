@@ -7,8 +7,9 @@ import io
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from tinyrnn.experiments.clipping import MEAN_LOSS, Findings, Floats
+from tinyrnn.experiments.clipping import MEAN_LOSS, Findings
 from tinyrnn.plots.style import Theme, dress, legend, line, new_figure, theme_named
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ FLOOR = 1e-10
 
 
 def draw(found: Findings, *, theme: str | Theme = "light") -> tuple[Figure, Findings]:
-    """(A figure of four plots, what it shows): the gradient by distance; the gradient and the loss in training of the
-    run that exploded most, and of the one that clipping helped most; the last loss of all by length.
+    """(A figure of four plots, what it shows): the gradient by distance before training; the gradient in the training
+    that clipping calmed most, and the loss in that which it cured most; the last loss of all by length.
 
     theme: "light" or "dark". Raises MissingExtraError without matplotlib.
     """
@@ -29,48 +30,60 @@ def draw(found: Findings, *, theme: str | Theme = "light") -> tuple[Figure, Find
     figure = new_figure(look, 10.0, 7.0)
     (reach, norms), (losses, ends) = figure.subplots(2, 2)
     _draw_reach(reach, found, look)
-    _draw_norms(norms, found, look)
-    _draw_losses(losses, found, look)
+    name, steps = found.calmed
+    _draw_training(norms, found, look, name, steps, 2)
+    block = found.courses[name, steps, True].block
+    dress(norms, look, x="updates", y=f"gradient's norm, largest of {block} updates",
+          title=f"The explosion: {name}, length {steps}")  # fmt: skip
+    legend(norms, look)
+    name, steps = found.cured
+    _draw_training(losses, found, look, name, steps, 1)
+    _mark_mean(losses, look)
+    dress(losses, look, x="updates", y="mean squared error", title=f"The cure: {name}, length {steps}")
+    legend(losses, look)
     _draw_ends(ends, found, look)
     return figure, found
 
 
 def _draw_reach(ax: Axes, found: Findings, look: Theme) -> None:
-    exploded, at = found.most_exploded
     longest = max(found.settings.lengths)
-    rows = {net.name: found.decays[net.name, longest] for net in found.nets}
-    rows[f"{exploded}, at its\nlargest gradient in training"] = found.courses[exploded, at, False].decay
-    for k, (name, norms) in enumerate(rows.items()):
+    for k, net in enumerate(found.nets):
+        norms = found.decays[net.name, longest]
         shown = norms / norms[0] if norms[0] else norms
         shown = np.where(shown > FLOOR, shown, np.nan)
-        ax.plot(shown, label=name, markevery=max(1, len(shown) // 10), **line(k, look))
+        ax.plot(shown, label=net.name, markevery=max(1, len(shown) // 10), **line(k, look))
     ax.set_yscale("log")
     dress(ax, look, x="distance from the last step (steps)", y="gradient's norm / norm at distance 0",
-          title=f"How far back a gradient reaches, length {longest}")  # fmt: skip
+          title=f"Before training: how far a gradient reaches, length {longest}")  # fmt: skip
     legend(ax, look)
 
 
-def _draw_norms(ax: Axes, found: Findings, look: Theme) -> None:
-    name, steps = found.most_exploded
+def _draw_training(ax: Axes, found: Findings, look: Theme, name: str, steps: int, curve: int) -> None:
+    """A number of `Course.curves`, clipped and not. Where it goes far beyond what the clipped one shows, or overflows,
+    it leaves the plot."""
+    top = 0.0
     for k, clipped in enumerate((False, True)):
-        updates, _, norms = found.courses[name, steps, clipped].curves
-        _draw_course(ax, updates, norms, k, _label(found, clipped), look)
-    block = found.courses[name, steps, True].block
+        course = found.courses[name, steps, clipped]
+        updates, values = course.curves[0], course.curves[curve]
+        label = f"clipped at {found.settings.clip:g}" if clipped else "not clipped"
+        if course.stopped:
+            label += f", overflows after {len(course.losses)}"
+        finite = np.isfinite(values)
+        style = line(k, look) | {"marker": "", "linestyle": "-" if k else (0, (4, 1))}
+        ax.plot(updates[finite], values[finite], label=label, **style)
+        if not course.stopped:
+            top = max(top, float(values.max()))
+        else:
+            _mark_stop(ax, updates[-1:], style["color"])
     ax.set_yscale("log")
-    dress(ax, look, x="updates", y=f"gradient's norm, largest of {block} updates",
-          title=f"The explosion: {name}, length {steps}")  # fmt: skip
-    legend(ax, look)
+    if top:
+        ax.set_ylim(top=10 * top)
 
 
-def _draw_losses(ax: Axes, found: Findings, look: Theme) -> None:
-    name, steps = found.most_helped
-    for k, clipped in enumerate((False, True)):
-        updates, losses, _ = found.courses[name, steps, clipped].curves
-        _draw_course(ax, updates, losses, k, _label(found, clipped), look)
-    _mark_mean(ax, look)
-    ax.set_yscale("log")
-    dress(ax, look, x="updates", y="mean squared error", title=f"The cure: {name}, length {steps}")
-    legend(ax, look)
+def _mark_stop(ax: Axes, at: ArrayLike, colour: str) -> None:
+    """A cross at the upper edge: the numbers overflowed."""
+    top = np.full(np.shape(at), 0.97)
+    ax.plot(at, top, "X", color=colour, markersize=9, transform=ax.get_xaxis_transform())
 
 
 def _draw_ends(ax: Axes, found: Findings, look: Theme) -> None:
@@ -85,27 +98,13 @@ def _draw_ends(ax: Axes, found: Findings, look: Theme) -> None:
                 lengths, np.where(np.isfinite(losses), losses, np.nan), label=net.name if clipped else None, **style
             )
             stopped = [n for n, loss in zip(lengths, losses, strict=True) if np.isinf(loss)]
-            top = np.full(len(stopped), 0.97)
-            ax.plot(stopped, top, "X", color=style["color"], markersize=9, transform=ax.get_xaxis_transform())
+            _mark_stop(ax, stopped, style["color"])
     _mark_mean(ax, look)
     ax.set_yscale("log")
     ax.set_ylim(bottom=ax.get_ylim()[0] / 5)  # room for the legend
     dress(ax, look, x="length of the sequences (steps)", y="mean squared error at the end",
           title="After training. Filled: clipped; hollow: not")  # fmt: skip
     legend(ax, look, loc="lower right", ncols=2)
-
-
-def _draw_course(ax: Axes, updates: Floats, values: Floats, k: int, label: str, look: Theme) -> None:
-    """A line, with a cross where it stopped because the numbers overflowed."""
-    style = line(k, look) | {"marker": "", "linestyle": "-" if k else (0, (4, 1))}
-    finite = np.isfinite(values)
-    ax.plot(updates[finite], values[finite], label=label, **style)
-    if not finite.all() and finite.any():
-        ax.plot(updates[finite][-1:], values[finite][-1:], "X", color=style["color"], markersize=9)
-
-
-def _label(found: Findings, clipped: bool) -> str:
-    return f"clipped at {found.settings.clip:g}" if clipped else "not clipped"
 
 
 def _mark_mean(ax: Axes, look: Theme) -> None:

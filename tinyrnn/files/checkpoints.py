@@ -11,7 +11,7 @@ Names inside: `model/<parameter>`, `optimiser/<array>`, `extra/<array>`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -149,20 +149,13 @@ def _generators(model: Module, others: Rngs | None) -> dict[str, np.random.Gener
     """Every random generator once: those of the model by their paths, then `others` by theirs."""
     found: dict[str, np.random.Generator] = {}
     seen: set[int] = set()
-    for name, generator in (*_inside(model), *(others or {}).items()):
+    for name, generator in (*model.named_generators("model"), *(others or {}).items()):
         if not isinstance(generator, np.random.Generator):
             raise TypeError(f"rngs[{name!r}] must be a numpy.random.Generator, got {type(generator).__name__}")
         if id(generator) not in seen:
             seen.add(id(generator))
             found[name] = generator
     return found
-
-
-def _inside(model: Module) -> Iterator[tuple[str, np.random.Generator]]:
-    for path, module in model.named_modules("model"):
-        for name, value in vars(module).items():
-            if isinstance(value, np.random.Generator):
-                yield f"{path}.{name}", value
 
 
 def _misfits(generators: Rngs, states: Mapping[str, Mapping[str, Any]]) -> list[str]:

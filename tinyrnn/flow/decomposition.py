@@ -21,13 +21,14 @@ from tinyrnn.loop import Sequences, States
 from tinyrnn.module import Cell
 from tinyrnn.plan.rewrite import OPS
 from tinyrnn.plan.step import replay, topological
+from tinyrnn.records import Record
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Paths:
+@dataclass(frozen=True, repr=False)
+class Paths(Record):
     """d c_{t+1} / d c_t of a state c at steps t = from..to - 1, and its terms, which sum to it."""
 
     state: str

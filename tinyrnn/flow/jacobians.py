@@ -16,13 +16,14 @@ from tinyrnn.flow.runs import prepare
 from tinyrnn.flow.shares import leaf_like
 from tinyrnn.loop import Sequences, States
 from tinyrnn.module import Cell
+from tinyrnn.records import Record
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Jacobian:
+@dataclass(frozen=True, repr=False)
+class Jacobian(Record):
     """d state_to / d state_from and what it is the product of. All states of the cell side by side are n columns."""
 
     from_step: int

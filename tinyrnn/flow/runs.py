@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyrnn._core.tape import Tensor
-from tinyrnn.checks import put_back
-from tinyrnn.loop import Sequences, States, _draws, _generators, check_arguments
+from tinyrnn.loop import Sequences, States, check_arguments, draws
 from tinyrnn.module import Cell
 from tinyrnn.plan import Batch, made_of
 
@@ -50,8 +49,8 @@ def prepare(
     steps, rows = inputs[0].shape[:2]
     if not steps or not rows:
         raise ValueError(f"xs must have one step and one row or more, got shape {inputs[0].shape}")
-    with put_back(*_generators(cell)):
-        run = Run((*inputs, *_draws(cell, len(inputs), steps, rows)), len(inputs), states, ends, steps, rows)
+    with draws(cell, len(inputs), steps, rows) as more:
+        run = Run((*inputs, *more), len(inputs), states, ends, steps, rows)
         return run, made_of(cell, run.widths, make)
 
 

@@ -23,6 +23,7 @@ from tinyrnn.ops import broadcast_to
 from tinyrnn.plan import Batch, Plan, made_of, plan_recorded
 from tinyrnn.plan.record import record
 from tinyrnn.plan.step import Step, topological
+from tinyrnn.records import Record
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
@@ -30,8 +31,8 @@ AT_ONCE = 1 << 23
 """Numbers that a run of directions may hold, about."""
 
 
-@dataclass(frozen=True)
-class Sensitivity:
+@dataclass(frozen=True, repr=False)
+class Sensitivity(Record):
     """d y_t / d x_step for every t."""
 
     step: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -22,6 +22,7 @@ from tinyrnn.flow.shares import Shares, leaf_like
 from tinyrnn.loop import Sequences, States
 from tinyrnn.module import Cell
 from tinyrnn.plan import Batch
+from tinyrnn.records import Record
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
@@ -63,18 +64,18 @@ class Signal:
         return f"Signal{self.values.shape}"
 
 
-@dataclass(frozen=True)
-class Contribution:
+@dataclass(frozen=True, repr=False)
+class Contribution(Record):
     """What each step adds to a parameter's gradient, summed over the rows that run at it."""
 
     norms: Floats
     """The Frobenius norm of each step's part, (T,)."""
-    parts: Array | None = field(default=None, repr=False)
+    parts: Array | None = None
     """The parts, (T, *shape), which sum to dL/d(parameter); None unless trace was asked for them."""
 
 
-@dataclass(frozen=True)
-class Trace:
+@dataclass(frozen=True, repr=False)
+class Trace(Record):
     """What `trace` measured; step t stands at position t of xs, also where rows ran in reverse."""
 
     loss: float

@@ -14,6 +14,7 @@ from tinyrnn.flow import trace
 from tinyrnn.loop import Sequences
 from tinyrnn.module import Cell
 from tinyrnn.plots.style import Theme, dress, legend, line, new_figure, theme_named
+from tinyrnn.records import Record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,8 +28,8 @@ FLOOR = 1e-12
 """What lies below this, relative to distance 0, is not shown."""
 
 
-@dataclass(frozen=True)
-class DistanceData:
+@dataclass(frozen=True, repr=False)
+class DistanceData(Record):
     """What `gradient_by_distance` drew."""
 
     distances: npt.NDArray[np.int64]

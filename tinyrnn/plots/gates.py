@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from tinyrnn.flow import Trace
 from tinyrnn.plots.style import Theme, dress, legend, line, new_figure, shades, spread, theme_named
+from tinyrnn.records import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,8 +24,8 @@ Floats = npt.NDArray[np.float64]
 ORDER = {"i": 0, "f": 1, "o": 2}
 
 
-@dataclass(frozen=True)
-class GateMapData:
+@dataclass(frozen=True, repr=False)
+class GateMapData(Record):
     """What `gate_map` drew, of T words and H units."""
 
     words: tuple[str, ...]

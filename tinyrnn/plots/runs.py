@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyrnn.plots.style import Theme, dress, legend_below, line, matplotlib, new_figure, theme_named
+from tinyrnn.records import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,8 +23,8 @@ LAYERS = 6
 UNITS = {"loss": "nats", "bits": "bits a character", "accuracy": "share right"}
 
 
-@dataclass(frozen=True)
-class CurvesData:
+@dataclass(frozen=True, repr=False)
+class CurvesData(Record):
     """What `curves` drew: a value an epoch, (E,) each; NaN where an epoch has none."""
 
     epochs: npt.NDArray[np.int64]

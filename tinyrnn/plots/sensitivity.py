@@ -17,6 +17,7 @@ from tinyrnn.flow import sensitivity as output_sensitivity
 from tinyrnn.loop import unroll
 from tinyrnn.module import Cell, as_rng, as_size, probes
 from tinyrnn.plots.style import Theme, dress, matplotlib, new_figure, shades, theme_named
+from tinyrnn.records import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,8 +30,8 @@ PLACES = {"below": (0.0, -0.33), "left": (-0.33, 0.0), "above": (0.0, 0.33)}
 """Where a gate's sign stands, from the middle of its node, in steps."""
 
 
-@dataclass(frozen=True)
-class SensitivityData:
+@dataclass(frozen=True, repr=False)
+class SensitivityData(Record):
     """What `sensitivity_map` drew, of T steps."""
 
     norms: dict[str, Floats]

@@ -112,7 +112,7 @@ class Monitors:
 
     def epoch_begins(self, batch: Batch) -> None:
         """Look at the gates before the run's first step. batch: the epoch's first."""
-        self._generators = _generators(self.task.model)
+        self._generators = [rng for _, rng in self.task.model.named_generators()]
         if self.sums.start is None:
             self.sums.start = self.gates(batch)
 
@@ -307,7 +307,7 @@ def _recorded(path: str, cell: Cell, seen: list[Seen]) -> Any:
 def _as_it_was(model: Module) -> Iterator[None]:
     """Give the model's generators and modes back as they are."""
     modes = [(module, module.training) for module in model.modules()]
-    states = [(generator, generator.bit_generator.state) for generator in _generators(model)]
+    states = [(generator, generator.bit_generator.state) for _, generator in model.named_generators()]
     try:
         yield
     finally:
@@ -315,12 +315,6 @@ def _as_it_was(model: Module) -> Iterator[None]:
             generator.bit_generator.state = state
         for module, training in modes:
             module.training = training
-
-
-def _generators(model: Module) -> list[np.random.Generator]:
-    """Every generator in the model's modules, once."""
-    values = (value for module in model.modules() for value in vars(module).values())
-    return list({id(value): value for value in values if isinstance(value, np.random.Generator)}.values())
 
 
 def _first_rows(batch: Batch) -> Batch:
