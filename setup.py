@@ -101,11 +101,11 @@ class BuildPython(build_py):
 
 
 class SourceDistribution(sdist):
-    """sdist that also holds the tests, the benchmarks and the documents, so that it can be tested and changed."""
+    """sdist that also holds the tests, the benchmarks, the documents and their pictures, so that it can be tested and changed."""
 
     def make_distribution(self):
         self.filelist.extend(["CHANGELOG.md", "CONTRIBUTING.md", ".ci/run", ".ci/sdist"])
-        for folder in ("tests", "bench"):
+        for folder in ("tests", "bench", "docs"):
             self.filelist.extend(glob(os.path.join(folder, "**", "*.*"), recursive=True))
         self.filelist.exclude_pattern(r"(^|/)__pycache__/", is_regex=True)
         self.filelist.sort()
