@@ -101,7 +101,7 @@ class BuildPython(build_py):
 
 
 class SourceDistribution(sdist):
-    """sdist that also holds the tests, the benchmarks, the documents and their pictures, so that it can be tested and changed."""
+    """sdist that also holds tests, benchmarks, documents and pictures, so that it can be tested and changed."""
 
     def make_distribution(self):
         self.filelist.extend(["CHANGELOG.md", "CONTRIBUTING.md", ".ci/run", ".ci/sdist"])

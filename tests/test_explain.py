@@ -210,7 +210,7 @@ def test_nobody_reads_what_the_loop_writes_over():
         plan, _ = plan_of(cell, widths)
         step = plan.body.step
         for keep in (step.emits, (*step.emits, *(t for t in plan.body.kept if t not in step.emits))):
-            program = plan.body.program([True] * len(step.states), keep)[0]
+            program = plan.body.program([True] * len(step.states), keep)
             assert {plan.hoisted[k] for k in program.spent} <= {*plan.dropped}
             spent += len(program.spent)
     assert spent > 20

@@ -20,8 +20,8 @@ from scan_cases import (
 )
 
 import tinyrnn as tr
+from tinyrnn.backend import threads
 from tinyrnn.cells import GRU, LSTM
-from tinyrnn.plan import threads
 from tinyrnn.search import RandomCell, random_description
 
 

@@ -4,6 +4,10 @@
 ops call their kernels straight from the tape.
 """
 
+from types import ModuleType
+from typing import Any
+
+from tinyrnn.backend import cpu
 from tinyrnn.backend.cpu import (
     add_at,
     add_product,
@@ -27,8 +31,13 @@ from tinyrnn.backend.cpu import (
 __all__ = [
     "add_at", "add_product", "add_rows", "astype", "broadcast_to", "check_device", "concat", "getitem", "identity",
     "matmul",
-    "max_over", "reshape", "scatter", "scatter_rows", "sum_over", "sum_to", "take", "transpose",
+    "max_over", "of", "reshape", "scatter", "scatter_rows", "sum_over", "sum_to", "take", "transpose",
 ]  # fmt: skip
+
+
+def of(array: Any) -> ModuleType:
+    """The module that computes with an array: `cpu`, or that of its device."""
+    return cpu
 
 
 def check_device(device: str | None) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyrnn._core import kernels
+from tinyrnn.backend.threads import cut_rows
 
 Array = NDArray[Any]
 Axes = tuple[int, ...]
@@ -119,3 +120,34 @@ def scatter_rows(g: Array, indices: Array, shape: tuple[int, ...]) -> Array:
     buffer = np.zeros(shape, g.dtype)
     kernels.add_rows(buffer, indices, g)
     return buffer
+
+
+# -- the time loop -----------------------------------------------------------------------------------------------------
+
+empty = kernels.empty
+
+
+def zeros(shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    return np.zeros(shape, dtype)
+
+
+def matrix(x: Array, rows: int, columns: int) -> Array:
+    """An array as a matrix whose rows lie in one piece each; a copy only if need be."""
+    if x.ndim != 2 or x.strides[1] != x.itemsize:
+        x = np.ascontiguousarray(x).reshape(rows, columns)
+    return x
+
+
+def vector(x: Array, row: tuple[int, ...]) -> Array:
+    """An array repeated to a row's shape, in one piece."""
+    if x.shape != row or not x.flags.c_contiguous:
+        x = np.ascontiguousarray(np.broadcast_to(x, (1, *row)))
+    return x
+
+
+def run_loop(program: Any, buffers: list[Any], weights: list[Array], layout: Any) -> None:
+    """Run a plan's program over the rows of a layout; buffers and weights as `kernels.run_loop` takes them."""
+    kernels.run_loop(
+        program.code, program.columns, buffers, weights, layout.count, layout.offset, layout.backwards,
+        cut_rows(layout.ends, program.flops),
+    )  # fmt: skip

@@ -283,7 +283,7 @@ class _Forward(_Found):
         self.keep = [*body.step.emits, *(t for t in body.kept if t not in body.step.emits)]
         nexts = [f"{s.name}'" for s in step.states]
         self.enter(body, nexts)
-        self.loop(body, body.program([True] * len(nexts), self.keep)[0], self.keep, nexts)
+        self.loop(body, body.program([True] * len(nexts), self.keep), self.keep, nexts)
         # What the outputs are made of behind the loop.
         for outer, inner in zip(plan.read_values, body.step.emits, strict=True):
             notation.names[outer] = notation.of(inner)
@@ -347,7 +347,7 @@ class _Reverse(_Found):
         for outer, value in zip(reverse.plan.read_values, loop.step.emits, strict=True):
             if outer in emitted and value not in notation.names:
                 notation.name(value, emitted[outer])
-        self.loop(loop, loop.program(reverse.plan.records, loop.step.emits)[0], loop.step.emits, nexts)
+        self.loop(loop, loop.program(reverse.plan.records, loop.step.emits), loop.step.emits, nexts)
         for outer, value in zip(reverse.plan.read_values, loop.step.emits, strict=True):
             notation.names[outer] = notation.of(value)
         for outer, value in zip(inner.nexts, loop.step.nexts, strict=True):

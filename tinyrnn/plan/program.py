@@ -76,6 +76,18 @@ class Program:
         """The buffers that have, by number."""
         return [(k, spec) for k, spec in enumerate(self.buffers) if spec.place not in ("scratch", "tile")]
 
+    @cached_property
     def code(self) -> NDArray[np.int32]:
+        """The instructions as `kernels.run_loop` takes them."""
         rows = [[i[f] for f in kernels.INSTRUCTION_FIELDS] for i in self.instructions]
         return np.array(rows, np.int32).reshape(len(rows), len(kernels.INSTRUCTION_FIELDS))
+
+    @cached_property
+    def columns(self) -> NDArray[np.int32]:
+        """The index as an array."""
+        return np.array(self.index, np.int32)
+
+    @cached_property
+    def on_device(self) -> dict[object, object]:
+        """What another device made of the program, by what it was made for."""
+        return {}

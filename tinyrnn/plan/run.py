@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyrnn._core import kernels, tape
+from tinyrnn import backend
+from tinyrnn._core import tape
 from tinyrnn._core.tape import Op, Tape, Tensor, abstract
 from tinyrnn.autograd import recording
 from tinyrnn.ops import add, broadcast_to, exp, fma, mul, relu, sigmoid, sqrt, square, tanh
@@ -24,7 +25,6 @@ from tinyrnn.plan.layout import Layout
 from tinyrnn.plan.lower import Program, lower
 from tinyrnn.plan.rewrite import OPS, SUMS, as_columns, rewrite
 from tinyrnn.plan.step import STATE, Script, Step, is_number, is_repeated, is_rowed, levels, replay, topological, width
-from tinyrnn.plan.threads import cut_rows
 
 Array = NDArray[Any]
 
@@ -227,7 +227,7 @@ class Body:
     def __init__(self, step: Step, spare: Sequence[bool] = ()) -> None:
         self.step, self.spare = step, spare
         self.widths = [width(s) for s in step.states]
-        self.programs: dict[Any, tuple[Program, Array, Array]] = {}
+        self.programs: dict[Any, Program] = {}
         self.reverses: dict[Any, Reverse] = {}
 
     @cached_property
@@ -287,13 +287,11 @@ class Body:
         step = self.step
         return any(t.op is OPS["matmul"] and width(t.inputs[0]) > 256 for t in topological((*step.nexts, *step.emits)))
 
-    def program(
-        self, record: Sequence[bool], keep: Sequence[Tensor], chained: bool = True
-    ) -> tuple[Program, Array, Array]:
+    def program(self, record: Sequence[bool], keep: Sequence[Tensor], chained: bool = True) -> Program:
         key = (tuple(record), tuple(id(t) for t in keep), chained)
         if key not in self.programs:
-            program = lower(self.step, keep, record, self.spare, chained, self.kept if self._sums_in_blocks else ())
-            self.programs[key] = (program, program.code(), np.array(program.index, np.int32))
+            later = self.kept if self._sums_in_blocks else ()
+            self.programs[key] = lower(self.step, keep, record, self.spare, chained, later)
         return self.programs[key]
 
     def run(
@@ -328,15 +326,16 @@ class Body:
     ) -> tuple[list[Array], list[Array | None], list[Array]]:
         """Run the instructions: (kept sequences, recorded states, final states) as arrays."""
         step, dtype = self.step, self.step.states[0].dtype
-        program, code, index = self.program(record, keep, layout.uniform)
+        program = self.program(record, keep, layout.uniform)
         rows, batch = layout.rows, layout.batch
-        kept = [kernels.empty((rows, n), dtype) for n in program.kept_columns]
+        device = backend.of(initial[0]._array)
+        kept = [device.empty((rows, n), dtype) for n in program.kept_columns]
         states: list[Array | None] = []
         pairs: list[tuple[Array, Array] | None] = []
         for w, first, wanted in zip(self.widths, initial, record, strict=True):
             start = first._array.reshape(batch, w)
             if wanted:
-                whole = kernels.empty((batch + rows, w), dtype)
+                whole = device.empty((batch + rows, w), dtype)
                 whole[rows if layout.backwards else 0 :][:batch] = start
                 states.append(whole)
             else:
@@ -344,9 +343,9 @@ class Body:
             if wanted and layout.uniform:
                 pairs.append(None)  # a step finds the state where the step before recorded it
             else:
-                pairs.append((start.copy(), np.empty(start.shape, dtype) if layout.uniform else start.copy()))
+                pairs.append((start.copy(), device.empty(start.shape, dtype) if layout.uniform else start.copy()))
         values = dict(zip(step.params, params, strict=True))
-        flat = [_matrix(t._array, rows, width(leaf)) for t, leaf in zip(seqs, step.seqs, strict=True)]
+        flat = [device.matrix(t._array, rows, width(leaf)) for t, leaf in zip(seqs, step.seqs, strict=True)]
         buffers: list[tuple[int, Array | None, Array | None, int]] = [*program.fixed]
         for number, spec in program.filled:
             two = None
@@ -366,17 +365,12 @@ class Body:
                 one, two = pairs[source]
             elif spec.place == "vector":
                 tensor, row = source
-                one = values.get(tensor, tensor)._array
-                if one.shape != row or not one.flags.c_contiguous:
-                    one = np.ascontiguousarray(np.broadcast_to(one, (1, *row)))
+                one = device.vector(values.get(tensor, tensor)._array, row)
             buffers[number] = (buffers[number][0], one, two, spec.columns)
         weights = [values[w]._array for w in program.weights]
         if layout.steps:
-            kernels.run_loop(
-                code, index, buffers, weights, layout.count, layout.offset, layout.backwards,
-                cut_rows(layout.ends, program.flops),
-            )  # fmt: skip
-        finals = [_final(pair, whole, layout) for pair, whole in zip(pairs, states, strict=True)]
+            device.run_loop(program, buffers, weights, layout)
+        finals = [self._final(device, pair, whole, layout) for pair, whole in zip(pairs, states, strict=True)]
         sources = {"keep": kept, "seq": flat}
         found = [sources[kind][k][:, at : at + w] for (kind, k), at, w in program.keeps]
         for k, t in enumerate(keep):
@@ -384,23 +378,17 @@ class Body:
                 found[k] = found[k].reshape(rows, *t.shape[1:])
         return found, states, finals
 
-
-def _final(pair: tuple[Array, Array] | None, states: Array | None, layout: Layout) -> Array:
-    """The states after each row's last step, from the two buffers that took turns, or from all states."""
-    if pair is None:
-        assert states is not None
-        return states[: layout.batch] if layout.backwards else states[layout.rows :]
-    if layout.uniform:
-        return pair[layout.steps % 2]
-    odd = np.reshape((layout.steps if layout.backwards else layout.ends) % 2, (-1, 1)) == 1
-    return np.where(odd, pair[1], pair[0])
-
-
-def _matrix(array: Array, rows: int, columns: int) -> Array:
-    """An array as a matrix whose rows lie in one piece each; a copy only if need be."""
-    if array.ndim != 2 or array.strides[1] != array.itemsize:
-        array = np.ascontiguousarray(array).reshape(rows, columns)
-    return array
+    @staticmethod
+    def _final(device: Any, pair: tuple[Array, Array] | None, states: Array | None, layout: Layout) -> Array:
+        """The states after each row's last step, from the two buffers that took turns, or from all states."""
+        if pair is None:
+            assert states is not None
+            return states[: layout.batch] if layout.backwards else states[layout.rows :]
+        if layout.uniform:
+            return pair[layout.steps % 2]
+        odd = np.broadcast_to((layout.steps if layout.backwards else layout.ends) % 2, layout.batch)
+        both: Array = device.concat(pair, 0)
+        return both[odd * layout.batch + np.arange(layout.batch)]
 
 
 VIEWS = (OPS["getitem"], OPS["reshape"])
@@ -531,7 +519,8 @@ def _loop_vjp(
     seqs += [values[k] for k in reverse.kept]
     seqs += [layout.after(g) for g in gs[:n_states] if g is not None]
     seqs += [g for g in gs[n_states:] if g is not None]
-    zeros = [tape.wrap(np.zeros((layout.batch, *s.shape[1:]), s.dtype)) for s in step.states]
+    device = backend.of(inputs[-1]._array)
+    zeros = [tape.wrap(device.zeros((layout.batch, *s.shape[1:]), s.dtype)) for s in step.states]
     emits, totals, finals = reverse.plan.run(seqs, inputs[n_seqs : n_seqs + n_params], zeros, layout.reversed)
     for k, g in enumerate(gs[:n_states]):
         if g is not None:
