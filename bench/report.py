@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench.record import OURS, QUIET, Benchmark, Goal, Result, Spread
+from bench.record import OURS, QUIET, Benchmark, Goal, Result
 
 MET, MISSED, OPEN = "met", "NOT MET", "not judged"
 
@@ -155,35 +155,56 @@ def write_json(path: Path, results: Sequence[Result], about: dict[str, Any]) -> 
 
 
 def draw(path: Path, results: Sequence[Result], about: dict[str, Any]) -> None:
-    """Ratios as bars on a logarithmic scale, quartiles as whiskers, a goal as a black stroke. Needs matplotlib."""
+    """Ratios as bars on a logarithmic scale, quartiles as whiskers, a goal as a black stroke. Needs matplotlib.
+
+    Benchmarks whose names differ in the last part alone, the size, share a panel.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    bars: list[tuple[str, str, Spread, float | None]] = []
+    panels: dict[str, list[tuple[str, Result]]] = {}
     for r in results:
-        for name, ratio in r.ratios.items():
-            aims = [g.value for g in r.benchmark.goals if g.kind == "ratio" and name in (g.against or [name])]
-            bars.append((r.benchmark.name, name, ratio, max(aims, default=None)))
-    peers = list(dict.fromkeys(name for _, name, _, _ in bars))
-    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.22 * len(bars)), layout="constrained")
-    labelled: set[str] = set()
-    for k, (_, name, ratio, goal) in enumerate(bars):
-        whiskers = [[ratio.median - ratio.low], [ratio.high - ratio.median]]
-        label = None if name in labelled else name
-        labelled.add(name)
-        axes.barh(-k, ratio.median - 1, left=1, height=0.8, color=f"C{peers.index(name)}", xerr=whiskers, label=label)
-        if goal is not None:
-            axes.plot([goal, goal], [-k - 0.45, -k + 0.45], color="black", linewidth=2)
-    names = [name for name, *_ in bars]
-    shown = [name if name not in names[:k] else "" for k, name in enumerate(names)]
-    axes.set_yticks([-k for k in range(len(bars))], shown)
-    axes.set_xscale("log")
-    axes.axvline(1, color="grey", linewidth=0.8)
-    axes.set_xlabel("peer's time / tinyrnn's (black: the goal)")
-    axes.set_title(f"{about['processor']}, {about['isa']}, {about['pinned to']}", fontsize=9)
-    axes.tick_params(axis="y", labelsize=7)
-    axes.legend(loc="best", fontsize=8)
-    figure.savefig(path, dpi=150)
+        family, dash, size = r.benchmark.name.rpartition("-")
+        several = dash and size[:1].isdigit()
+        panels.setdefault(family if several else r.benchmark.group, []).append(
+            (size if several else r.benchmark.name, r)
+        )
+    panels = {name: rows for name, rows in panels.items() if any(r.ratios for _, r in rows)}
+    peers = list(dict.fromkeys(name for r in results for name in r.ratios))
+    columns = min(4, len(panels))
+    lines = -(-len(panels) // columns)
+    tallest = max(sum(len(r.ratios) for _, r in rows) for rows in panels.values())
+    size = (4 * columns, 0.8 + lines * (0.6 + 0.16 * tallest))
+    figure, grid = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False)
+    for axes, (family, rows) in zip(grid.flat, panels.items(), strict=False):
+        ticks: dict[float, str] = {}
+        at = 0.0
+        for label, r in rows:
+            ticks[at - 0.5 * (len(r.ratios) - 1)] = label
+            for name, ratio in r.ratios.items():
+                whiskers = [[ratio.median - ratio.low], [ratio.high - ratio.median]]
+                axes.barh(at, ratio.median - 1, left=1, height=0.9, color=f"C{peers.index(name)}", xerr=whiskers)
+                aims = [g.value for g in r.benchmark.goals if g.kind == "ratio" and name in (g.against or [name])]
+                if aims:
+                    axes.plot([max(aims)] * 2, [at - 0.5, at + 0.5], color="black", linewidth=2)
+                at -= 1
+            at -= 0.5
+        axes.set_yticks(list(ticks), list(ticks.values()))
+        axes.set_xscale("log")
+        low, high = axes.get_xlim()
+        numbers = [n for n in (0.2, 0.5, 1, 1.5, 2, 3, 5, 10, 20, 50) if low <= n <= high]
+        axes.set_xticks(numbers, [f"{n:g}" for n in numbers])
+        axes.set_xticks([], minor=True)
+        axes.axvline(1, color="grey", linewidth=0.8)
+        axes.set_title(family, fontsize=9)
+        axes.tick_params(labelsize=7)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    handles = [plt.Rectangle((0, 0), 1, 1, color=f"C{k}") for k in range(len(peers))]
+    figure.legend(handles, peers, loc="outside lower center", ncols=max(len(peers), 1), fontsize=8)
+    where = f"{about['processor']}, {about['isa']}, {about['pinned to']}"
+    figure.suptitle(f"peer's time / tinyrnn's; black: the goal. {where}", fontsize=9)
+    figure.savefig(path, dpi=120)
     plt.close(figure)
