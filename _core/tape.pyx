@@ -8,7 +8,8 @@ its inputs. vjp rules are written with ops, so the sweep can itself be recorded:
 derivatives, and to recording the reverse of a step before any value exists.
 
 An array may be an `Abstract`: a shape and a dtype without values. Ops on abstract arrays follow their shape rules and
-record themselves as always; this is how a cell's step becomes a program.
+record themselves as always; this is how a cell's step becomes a program. An array that is neither that nor NumPy's
+lives on another device, of which this module knows only the functions that `bind_device` brought.
 
 This module knows nothing of particular ops but the elementwise call, which it makes directly in C so that an eager
 op costs a few hundred nanoseconds. `tinyrnn.ops` makes the records and hands those behind the operators to `bind`.
@@ -100,6 +101,36 @@ def bind(dict operators):
     _operators.update(operators)
 
 
+cdef object _device = None      # what works on arrays that are not NumPy's; set once by bind_device()
+
+
+def bind_device(functions):
+    """Give the tape the functions for arrays of another device, a module; called once, by `tinyrnn.ops`.
+
+    name                          what messages and `Tensor.device` call the device
+    is_array(x)                   whether x is one of its arrays
+    asarray(array)                NumPy's array there; an array of its own as it is
+    fetch(array)                  a copy as NumPy's array
+    fresh(x, dtype)               a contiguous copy of one of its arrays, in dtype (None: its own, or float32)
+    zeros, ones(shape, dtype)     new arrays
+    number(value, dtype)          an array without axes, which nobody may write to
+    pointwise(op, arrays, into)   an elementwise op over broadcast arrays of one dtype, into a new array if into is None
+    counterpart(function)         what does there what `function` does with NumPy's arrays
+    """
+    global _device
+    _device = functions
+
+
+cdef inline bint _is_away(object array):
+    """Whether an array is on the other device."""
+    return (type(array) is not cnp.ndarray and type(array) is not Abstract and _device is not None
+            and _device.is_array(array))
+
+
+cdef str _place(object array):
+    return _device.name if _is_away(array) else "cpu"
+
+
 class TraceError(RuntimeError):
     """A value was asked of a tensor that has none yet, because a step is being recorded on shapes alone."""
 
@@ -167,22 +198,22 @@ cdef class Op:
 
     def __call__(self, *args):
         cdef Py_ssize_t n = len(args)
-        cdef object typenum
+        cdef object model
         if self.code >= 0:
             if n != self.arity:
                 raise TypeError(f"{self.name}() takes {self.arity} arguments, got {n}")
             if n == 1:
                 a = args[0]
                 return _pointwise(self, <Tensor> a if isinstance(a, Tensor) else _operand(a, None), None, None)
-            typenum = _common_dtype(args)
-            return _pointwise(self, _operand(args[0], typenum), _operand(args[1], typenum),
-                              _operand(args[2], typenum) if n == 3 else None)
+            model = _model(args)
+            return _pointwise(self, _operand(args[0], model), _operand(args[1], model),
+                              _operand(args[2], model) if n == 3 else None)
         if self.arity < 0:
             inputs, attrs = args[0], args[1:]
         else:
             inputs, attrs = args[:self.arity], args[self.arity:]
-        typenum = _common_dtype(inputs)
-        return _apply(self, tuple([_operand(a, typenum) for a in inputs]), attrs)
+        model = _model(inputs)
+        return _apply(self, tuple([_operand(a, model) for a in inputs]), attrs)
 
     def __repr__(self):
         return f"<op {self.name}>"
@@ -219,8 +250,10 @@ cdef class Tensor:
     # An ndarray on the left of an operator must leave it to us, or it would make an array of objects.
     __array_ufunc__ = None
 
-    def __init__(self, data, requires_grad=False, dtype=None):
+    def __init__(self, data, requires_grad=False, dtype=None, device=None):
         self._array = _new_array(data, dtype)
+        if device is not None and device != _place(self._array):
+            self._array = _moved(self._array, device)
         self._requires_grad = bool(requires_grad)
         self.order = _tick()
 
@@ -228,7 +261,10 @@ cdef class Tensor:
 
     @property
     def data(self):
-        """The array. A leaf's is writable; assigning replaces its values. A result's is read-only."""
+        """The array, NumPy's or of another device CuPy's.
+
+        A leaf's is writable; assigning replaces its values. A result's is read-only, CuPy's by custom alone.
+        """
         if type(self._array) is Abstract:
             raise _no_value(self)
         if self.op is None:
@@ -240,15 +276,36 @@ cdef class Tensor:
         if self.op is not None:
             raise RuntimeError(f"only a leaf's data can be replaced, and {_describe(self)} is the result of "
                                f"{self.op.name}; use .detach() first")
-        array = np.asarray(value)
+        away = _is_away(self._array)
+        if not away and _device is not None and _device.is_array(value):
+            raise TypeError(f"data of {_describe(self)} on cpu must be NumPy's, got an array on {_device.name}")
+        array = value if away and _device.is_array(value) else np.asarray(value)
         if array.shape != self.shape:
             raise ValueError(f"data of a {self.shape} tensor must keep its shape, got {array.shape}")
         if array is self._array:        # `t.data -= x` writes in place, then assigns the same array
-            if self._array.flags.writeable:
+            if away or self._array.flags.writeable:
                 self._bump()
             return
-        self._array = np.array(array, dtype=self._array.dtype, order="C")
+        if not away:
+            self._array = np.array(array, dtype=self._array.dtype, order="C")
+        elif isinstance(array, np.ndarray):
+            self._array = _device.asarray(np.array(array, dtype=self._array.dtype, order="C"))
+        else:
+            self._array = _device.fresh(array, self._array.dtype)
         self._bump()
+
+    def _move(self, device):
+        """Put a leaf's value and its gradient on a device, in place."""
+        if self.op is not None:
+            raise RuntimeError(f"only a leaf can be moved in place, and {_describe(self)} is the result of "
+                               f"{self.op.name}; use .to()")
+        if type(self._array) is Abstract or _place(self._array) == device:
+            return
+        self._array = _moved(self._array, device)
+        self._exposed, self._origin = False, None
+        self._bump()
+        if self._grad is not None:
+            self._grad = _constant(_moved((<Tensor> self._grad)._array, device))
 
     def _bump(self):
         """Say that the value was changed in place: graphs that saved it can no longer be differentiated."""
@@ -267,6 +324,8 @@ cdef class Tensor:
                 raise TypeError(f"grad must be a Tensor or None, got {type(value).__name__}")
             if value.shape != self.shape or value.dtype != self.dtype:
                 raise ValueError(f"grad must be {self.shape} {self.dtype}, got {value.shape} {value.dtype}")
+            if _place((<Tensor> value)._array) != _place(self._array):
+                raise ValueError(f"grad must be on {self.device} like its tensor, got one on {value.device}")
         self._grad = value
 
     @property
@@ -317,8 +376,8 @@ cdef class Tensor:
 
     @property
     def device(self):
-        """Where the array lives: "cpu"."""
-        return "cpu"
+        """Where the array lives: "cpu" or "cuda"."""
+        return _place(self._array)
 
     @property
     def is_leaf(self):
@@ -328,8 +387,11 @@ cdef class Tensor:
     # -- values ----------------------------------------------------------------------------------------------------
 
     def numpy(self):
-        """The values as a NumPy array that shares memory where it can (read-only for the result of an op)."""
-        return self.data
+        """The values as a NumPy array that shares memory where it can (read-only for the result of an op).
+
+        Of a tensor on another device it is a copy.
+        """
+        return _fetched(self._array) if _is_away(self._array) else self.data
 
     def item(self):
         """The one value of a tensor of one element, as a Python float."""
@@ -350,11 +412,18 @@ cdef class Tensor:
             out._origin = _owner(self._array, self)
         return out
 
+    def to(self, device):
+        """The values on a device, "cpu" or "cuda"; the gradient comes back. The tensor itself if it is there."""
+        return _operators["to"](self, device)
+
     def astype(self, dtype):
         """The values in another dtype (float32 or float64); differentiable."""
         return _operators["astype"](self, dtype)
 
     def __array__(self, dtype=None, copy=None):
+        if _is_away(self._array):
+            raise TypeError(f"{_describe(self)} is on {_device.name}, and NumPy can not read it there; .numpy() copies "
+                            "it")
         return np.array(self.data, dtype=dtype, copy=copy)
 
     def __dlpack__(self, **kwargs):
@@ -392,15 +461,21 @@ cdef class Tensor:
         if self.op is not None:
             raise TypeError(f"only leaves can be copied or pickled, and {_describe(self)} is the result of "
                             f"{self.op.name}; use .detach()")
-        return _rebuild, (type(self), np.array(self._array), self._requires_grad, self._name)
+        # Whoever reads the file may not have the device, so it comes back on the cpu.
+        return _rebuild, (type(self), np.array(_fetched(self._array)), self._requires_grad, self._name)
 
     def __deepcopy__(self, memo):
+        if _is_away(self._array) and self.op is None:
+            return _rebuild(type(self), _copied(self._array), self._requires_grad, self._name)
         build, args = self.__reduce__()
         return build(*args)
 
     def __repr__(self):
         about = [f"shape={self.shape}", f"dtype={self.dtype.name}"] if type(self._array) is Abstract else \
-            [np.array2string(self._array, separator=", ", prefix="tensor(", threshold=200), f"dtype={self.dtype.name}"]
+            [np.array2string(_fetched(self._array), separator=", ", prefix="tensor(", threshold=200),
+             f"dtype={self.dtype.name}"]
+        if _is_away(self._array):
+            about.append(f"device={_device.name!r}")
         if self._name is not None:
             about.append(f"name={self._name!r}")
         if self.op is not None:
@@ -513,7 +588,8 @@ cdef class Tensor:
         tr_mode = OFF
         try:
             self._grad = _pointwise(_add, self._grad, g, None)
-            cnp.PyArray_ENABLEFLAGS(<cnp.ndarray> (<Tensor> self._grad)._array, cnp.NPY_ARRAY_WRITEABLE)
+            if isinstance((<Tensor> self._grad)._array, np.ndarray):
+                cnp.PyArray_ENABLEFLAGS(<cnp.ndarray> (<Tensor> self._grad)._array, cnp.NPY_ARRAY_WRITEABLE)
         finally:
             tr_mode = before
 
@@ -602,6 +678,10 @@ cdef _new_array(data, dtype):
     """A fresh C-contiguous float32 or float64 copy of `data`."""
     if isinstance(data, Tensor):
         data = (<Tensor> data).data
+    if not isinstance(data, np.ndarray) and _device is not None and _device.is_array(data):
+        if data.dtype.kind not in "fiub":
+            raise TypeError(f"data must be numbers, got {data.dtype.name}")
+        return _device.fresh(data, None if dtype is None else float_dtype(dtype))
     try:
         array = np.asarray(data)
     except ValueError as error:
@@ -624,9 +704,39 @@ cdef Tensor _constant(object array):
     return out
 
 
-def wrap(array):
-    """A leaf over `array` itself, without a copy: for arrays that nobody else will write to."""
+def wrap(array, Tensor like=None):
+    """A leaf over `array` itself, without a copy: for arrays that nobody else will write to.
+
+    like: a tensor to whose device the array is brought, if it is not there.
+    """
+    if like is not None and _is_away(like._array):
+        array = _device.asarray(array)
     return _constant(array)
+
+
+def share(array):
+    """A leaf over an array that somebody else holds too, and may write to."""
+    cdef Tensor out = _constant(array)
+    out._exposed = True
+    return out
+
+
+cdef object _moved(object array, device):
+    """A copy on a device: "cpu", or the name of the other one."""
+    if device == "cpu":
+        return _device.fetch(array)
+    if _device is None or device != _device.name:
+        raise ValueError(f"unknown device {device!r}")
+    return _device.asarray(array)
+
+
+cdef object _fetched(object array):
+    return _device.fetch(array) if _is_away(array) else array
+
+
+cdef object _copied(object array):
+    """A copy of an array beside it."""
+    return _device.fresh(array, None) if _is_away(array) else np.array(array, order="C")
 
 
 def abstract(shape, dtype, name=None, requires_grad=False):
@@ -636,22 +746,27 @@ def abstract(shape, dtype, name=None, requires_grad=False):
     return out
 
 
-cdef _common_dtype(args):
-    """The dtype that plain operands adopt: that of the first Tensor, else of the first float array."""
+cdef _model(args):
+    """The array whose dtype and device plain operands adopt: the first Tensor's, else the first float array."""
     for a in args:
         if isinstance(a, Tensor):
-            return (<Tensor> a)._array.dtype
+            return (<Tensor> a)._array
     for a in args:
-        if isinstance(a, np.ndarray) and a.dtype in _FLOATS:
-            return a.dtype
+        if (isinstance(a, np.ndarray) or (_device is not None and _device.is_array(a))) and a.dtype in _FLOATS:
+            return a
     return None
 
 
-cdef inline Tensor _operand(object value, object dtype):
+cdef inline Tensor _operand(object value, object model):
+    """`value` as a Tensor; a plain one in the dtype and on the device of the array `model`."""
     cdef cnp.npy_intp *none = NULL
     cdef cnp.ndarray array
+    cdef object dtype
     if isinstance(value, Tensor):
         return <Tensor> value
+    dtype = None if model is None else model.dtype
+    if dtype is not None and _is_away(model):
+        return _constant(_operand_away(value, dtype))
     if dtype is not None and (type(value) is float or type(value) is int):
         if (<cnp.dtype> dtype).type_num == cnp.NPY_FLOAT32:
             array = cnp.PyArray_EMPTY(0, none, cnp.NPY_FLOAT32, 0)
@@ -660,9 +775,30 @@ cdef inline Tensor _operand(object value, object dtype):
             array = cnp.PyArray_EMPTY(0, none, cnp.NPY_FLOAT64, 0)
             (<double *> cnp.PyArray_DATA(array))[0] = <double> value
         return _constant(array)
-    if isinstance(value, (np.ndarray, np.generic, int, float, list, tuple)):
+    if _is_plain(value):
         return _constant(_new_array(value, dtype))
-    raise TypeError(f"an operand must be a Tensor, an array or a number, got {type(value).__name__}")
+    raise _no_operand(value)
+
+
+cdef inline bint _is_plain(object value):
+    return isinstance(value, (np.ndarray, np.generic, int, float, list, tuple)) or (
+        _device is not None and _device.is_array(value))
+
+
+cdef _no_operand(value):
+    return TypeError(f"an operand must be a Tensor, an array or a number, got {type(value).__name__}")
+
+
+cdef object _operand_away(object value, object dtype):
+    if type(value) is float or type(value) is int:
+        return _device.number(value, dtype)
+    if _is_plain(value):
+        return _device.asarray(_new_array(value, dtype))
+    raise _no_operand(value)
+
+
+cdef bint _is_array(object value):
+    return isinstance(value, (np.ndarray, np.generic)) or (_device is not None and _device.is_array(value))
 
 
 cdef _binary(Op op, left, right):
@@ -672,12 +808,12 @@ cdef _binary(Op op, left, right):
     try:
         if isinstance(left, Tensor):
             a = <Tensor> left
-            b = _operand(right, a._array.dtype)
+            b = _operand(right, a._array)
         else:
             b = <Tensor> right
-            a = _operand(left, b._array.dtype)
+            a = _operand(left, b._array)
     except TypeError:
-        if isinstance(right if isinstance(left, Tensor) else left, (np.ndarray, np.generic)):
+        if _is_array(right if isinstance(left, Tensor) else left):
             raise
         return NotImplemented
     return _pointwise(op, a, b, None)
@@ -737,13 +873,15 @@ cdef Tensor _owner(object array, Tensor t):
 
 cdef Tensor _apply(Op op, tuple inputs, tuple attrs):
     cdef Tensor t
-    cdef bint is_abstract = False
+    cdef bint is_abstract = False, is_away = False
     arrays = []
     first = None
     for item in inputs:
         t = <Tensor> item
         if type(t._array) is Abstract:
             is_abstract = True
+        elif _is_away(t._array):
+            is_away = True
         if first is None:
             first = t._array.dtype
         elif t._array.dtype != first:
@@ -754,7 +892,15 @@ cdef Tensor _apply(Op op, tuple inputs, tuple attrs):
         shape = op.shape(shapes, *attrs) if op.arity < 0 else op.shape(*shapes, *attrs)
         array = Abstract(shape, attrs[0] if op.name == "astype" else first)
     else:
-        array = op.forward(arrays, *attrs) if op.arity < 0 else op.forward(*arrays, *attrs)
+        forward = op.forward
+        if is_away:
+            for item in inputs:
+                if not _is_away((<Tensor> item)._array):
+                    raise _device_error(op, inputs)
+            forward = _device.counterpart(forward)
+        array = forward(arrays, *attrs) if op.arity < 0 else forward(*arrays, *attrs)
+        if type(array) is not cnp.ndarray and isinstance(array, np.generic):
+            array = np.asarray(array)   # NumPy gives numbers for arrays without axes
         if isinstance(array, np.ndarray):
             for a in arrays:
                 if a is array:
@@ -782,7 +928,8 @@ def bundle(Op op, tuple inputs, tuple attrs, list arrays):
     cdef Tensor hub = _record(op, Abstract((), arrays[0].dtype), inputs, attrs)
     results = []
     for k in range(len(arrays)):
-        cnp.PyArray_CLEARFLAGS(<cnp.ndarray> arrays[k], cnp.NPY_ARRAY_WRITEABLE)
+        if isinstance(arrays[k], np.ndarray):
+            cnp.PyArray_CLEARFLAGS(<cnp.ndarray> arrays[k], cnp.NPY_ARRAY_WRITEABLE)
         results.append(_record(_pick, arrays[k], (hub,), (k, len(arrays))) if hub.op is not None
                        else _constant(arrays[k]))
     return results
@@ -797,6 +944,12 @@ cdef _dtype_error(Op op, inputs):
     return TypeError(f"{op.name} needs inputs of one dtype, got "
                      + " and ".join(f"{_describe(t)} {t.dtype.name}" for t in inputs)
                      + "; convert one with .astype()")
+
+
+cdef _device_error(Op op, inputs):
+    return TypeError(f"{op.name} needs inputs on one device, got "
+                     + " and ".join(f"{_describe(t)} on {t.device}" for t in inputs)
+                     + "; move one with .to()")
 
 
 def _broadcast(Op op, *shapes):
@@ -825,8 +978,20 @@ cdef Tensor _pointwise(Op op, Tensor a, Tensor b, Tensor c):
         for t in inputs:
             if t.dtype != a.dtype:
                 raise _dtype_error(op, inputs)
-        out = Abstract(_broadcast(op, *[t.shape for t in inputs]), a.dtype)
+        if type(x) is Abstract or type(y) is Abstract or type(z) is Abstract:
+            out = Abstract(_broadcast(op, *[t.shape for t in inputs]), a.dtype)
+        else:
+            out = _device.pointwise(op, [_brought(op, <Tensor> t, inputs) for t in inputs], None)
     return _record(op, out, inputs, ())
+
+
+cdef object _brought(Op op, Tensor t, tuple inputs):
+    """An input's array on the other device. A constant without axes may be on the cpu, as a recorded step's are."""
+    if _is_away(t._array):
+        return t._array
+    if t.op is None and not t._requires_grad and t._array.ndim == 0:
+        return _device.number(t._array.item(), t._array.dtype)
+    raise _device_error(op, inputs)
 
 
 cdef inline void _map(int code, bint single, char *out, const char *a, const char *b, const char *c,
@@ -1148,7 +1313,7 @@ cdef class Tape:
             for k in found:
                 g = None if k is None else grads[<Py_ssize_t> k]
                 if g is not None and not create_graph and k in done:
-                    g = _constant(np.array((<Tensor> g)._array, order="C"))
+                    g = _constant(_copied((<Tensor> g)._array))
                 elif g is not None and not create_graph:
                     done.add(k)
                     grads[<Py_ssize_t> k] = None
@@ -1195,7 +1360,10 @@ cdef class Tape:
                   and (op.arity == 1 or source.ndim == t.ndim == 2)):
                 self._own(j, source, grads, owned)
                 others = [(<Tensor> inputs[i])._array for i in range(len(inputs)) if i != k]
-                op.accumulate[k]((<Tensor> grads[j])._array, (<Tensor> g)._array, *others, *t.attrs)
+                add_to = op.accumulate[k]
+                if _is_away(source._array):
+                    add_to = _device.counterpart(add_to)
+                add_to((<Tensor> grads[j])._array, (<Tensor> g)._array, *others, *t.attrs)
                 continue
             elif op.arity < 0:
                 share = op.vjps(k, g, t, inputs, *t.attrs)
@@ -1215,17 +1383,24 @@ cdef class Tape:
             grads[j] = _pointwise(_add, <Tensor> grads[j], share, None)
         elif owned[j]:
             array = (<Tensor> grads[j])._array
-            _pointwise_arrays(_add, (), array, array, share._array, None)
+            _sum_of_arrays(array, array, share._array)
         else:
-            grads[j] = _constant(_pointwise_arrays(_add, (), None, (<Tensor> grads[j])._array, share._array, None))
+            grads[j] = _constant(_sum_of_arrays(None, (<Tensor> grads[j])._array, share._array))
             owned[j] = 1
 
     cdef _own(self, Py_ssize_t j, Tensor source, list grads, vector[char] &owned):
         if grads[j] is None:
-            grads[j] = _constant(np.zeros(source.shape, source.dtype))
+            zeros = _device.zeros if _is_away(source._array) else np.zeros
+            grads[j] = _constant(zeros(source.shape, source.dtype))
         elif not owned[j]:
-            grads[j] = _constant(np.array((<Tensor> grads[j])._array, order="C"))
+            grads[j] = _constant(_copied((<Tensor> grads[j])._array))
         owned[j] = 1
+
+
+cdef object _sum_of_arrays(object into, object a, object b):
+    if type(a) is cnp.ndarray or not _is_away(a):
+        return _pointwise_arrays(_add, (), into, a, b, None)
+    return _device.pointwise(_add, [a, b], into)
 
 
 def _order(Tensor t):
@@ -1237,6 +1412,8 @@ cdef Tensor _unshared(Tensor g, bint owned):
     cdef cnp.ndarray array
     if owned or type(g._array) is Abstract:
         return g
+    if _is_away(g._array):      # whether anybody shares its memory can not be seen
+        return _constant(_copied(g._array))
     array = g._array
     own = cnp.PyArray_BASE(array) == NULL or isinstance((<object> array).base, _kernels.Block)
     if (<PyObject *> array).ob_refcnt == 2 and own and (<PyObject *> g).ob_refcnt <= 2:
@@ -1254,8 +1431,13 @@ cdef Tensor _seed(Tensor t, object g):
         if t.size != 1:
             raise RuntimeError(f"the gradient of {_describe(t)} must be given: only a tensor of one element has 1 "
                                "as its own")
-        return _constant(np.ones(t.shape, dtype))
-    g = _operand(g, dtype)
+        return _constant((_device.ones if _is_away(t._array) else np.ones)(t.shape, dtype))
+    plain = not isinstance(g, Tensor)
+    g = _operand(g, t._array)
+    if plain and _is_away((<Tensor> g)._array):     # a number's array is everybody's
+        g = _constant(_copied((<Tensor> g)._array))
+    if _place((<Tensor> g)._array) != _place(t._array) and type((<Tensor> g)._array) is not Abstract:
+        raise TypeError(f"the gradient of {_describe(t)} must be on {t.device} like it, got one on {g.device}")
     if g.shape != t.shape or g.dtype != dtype:
         raise ValueError(f"the gradient of {_describe(t)} must be {t.shape} {dtype}, got {g.shape} {g.dtype}")
     return g

@@ -15,13 +15,14 @@ from bench import environment
 if TYPE_CHECKING:
     from bench.record import Benchmark, Result
 
-SUITES = ("micro", "scan")
+SUITES = ("micro", "scan", "gpu")
 EXAMPLES = """
 examples:
   python -m bench                                  the small parts, about a minute
   python -m bench tanh mul --quick                 those whose name holds "tanh" or "mul", in seconds
   python -m bench scan lstm-train --json out.json  the loop over time, LSTM's training steps, figures to a file
   python -m bench scan --plot scan.png             every cell and size; half an hour
+  python -m bench gpu --quick                      the same on an NVIDIA GPU, beside cuDNN
   TINYRNN_ISA=baseline python -m bench micro       another instruction set
 """
 
@@ -37,7 +38,7 @@ def main() -> int:
     )
     parser.add_argument(
         "words", nargs="*", metavar="SUITE, NAME",
-        help="micro (the default) or scan; then: only benchmarks whose name holds one of these",
+        help="micro (the default), scan or gpu; then: only benchmarks whose name holds one of these",
     )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="short slices and few rounds: a first impression")
     parser.add_argument("--list", action="store_true", help="name the benchmarks and stop")
@@ -60,7 +61,7 @@ def main() -> int:
         parser.error("--plot needs matplotlib (pip install matplotlib)")
 
     suite = importlib.import_module(f"bench.{suite_name}")
-    chosen: list[Benchmark] = suite.benchmarks()
+    chosen: list[Benchmark] = (suite.quick if asked.quick and hasattr(suite, "quick") else suite.benchmarks)()
     if names:
         chosen = [b for b in chosen if any(name in b.name for name in names)]
         if not chosen:
@@ -71,6 +72,8 @@ def main() -> int:
     if asked.list:
         print("\n".join(b.name for b in chosen))
         return 0
+    if hasattr(suite, "lacking") and (lacking := suite.lacking()):
+        parser.error(f"{suite_name} can not run here: {lacking}")
     return _run(chosen, asked, suite)
 
 
@@ -83,6 +86,8 @@ def _run(chosen: Sequence[Benchmark], asked: argparse.Namespace, suite: Any) -> 
     console = Console() if sys.stdout.isatty() else Console(width=200)
     progress = Console(stderr=True)
     about = environment.machine()
+    if hasattr(suite, "machine"):
+        about |= suite.machine()
     if any(b.flops for b in chosen):
         about["peak"] = suite.peak()
     report.show_machine(console, about)
@@ -94,14 +99,20 @@ def _run(chosen: Sequence[Benchmark], asked: argparse.Namespace, suite: Any) -> 
         for benchmark in track(chosen, "measuring", console=progress, transient=True, disable=not progress.is_terminal):
             try:
                 results.append(timing.compare(benchmark, budget))
+                if hasattr(suite, "note"):
+                    about |= suite.note(results)
                 if asked.json is not None:  # now, so that a long run that is killed has left something
                     report.write_json(asked.json, results, about)
             except timing.NotEnoughCoresError as error:
                 console.print(f"Skipped: {error}")
+            except MemoryError as error:  # of a device
+                console.print(f"Skipped: {benchmark.name} needs more memory than there is ({error})")
     except KeyboardInterrupt:
         console.print(f"\nInterrupted: {len(results)} of {len(chosen)} benchmarks were measured.")
     if results:
         report.show_table(console, results, about)
+        if hasattr(suite, "show"):
+            suite.show(console, about)
         report.show_summary(console, results, about)
     if asked.json is not None and results:
         console.print(f"Figures: {asked.json}")

@@ -36,7 +36,12 @@ TENSORS = [
     ("tr.tensor", lambda w: tr.tensor(1j), TypeError, "data", "numbers", "complex128"),
     ("tr.tensor", lambda w: tr.tensor([1], dtype="int32"), TypeError, "dtype", FLOATS, "'int32'"),
     ("tr.tensor", lambda w: tr.tensor([1], dtype="float16"), TypeError, "dtype", FLOATS, "'float16'"),
-    ("tr.tensor", lambda w: tr.tensor([1], device="cuda"), ValueError, "device", "'cpu'", "'cuda'"),
+    ("tr.tensor", lambda w: tr.tensor([1], device="gpu"), ValueError, "device", "'cpu'", "'cuda'"),
+    ("tr.tensor", lambda w: tr.tensor([1], device="cuda:1"), ValueError, "device", "one GPU", "'cuda:1'"),
+    ("tr.from_dlpack", lambda w: tr.from_dlpack([1.0]), TypeError, "x must", "__dlpack__", "got list"),
+    ("tr.from_dlpack", lambda w: tr.from_dlpack(np.zeros(2, int)), TypeError, "dtype", FLOATS, "int64"),
+    ("tr.Tensor.to", lambda w: w.x.to("gpu"), ValueError, "device", "'cpu'", "'gpu'"),
+    ("tr.Module.to", lambda w: tr.nn.Linear(2, 3).to("gpu"), ValueError, "device", "'cpu'", "'gpu'"),
     ("tr.Tensor", lambda w: tr.Tensor(None), TypeError, "data", "numbers", "NoneType"),
     ("tr.Parameter", lambda w: tr.Parameter("a"), TypeError, "data", "numbers", "(str)"),
     ("tr.Parameter", lambda w: tr.Parameter([1.0], "int8"), TypeError, "dtype", FLOATS, "'int8'"),
@@ -55,6 +60,7 @@ TENSORS = [
     ("tr.probe", lambda w: tr.probe(3, w.x), TypeError, "name", "a str", "got int"),
     ("tr.probe", lambda w: tr.probe("f", 3), TypeError, "value", "a Tensor", "got str and int"),
     ("tr.set_num_threads", lambda w: tr.set_num_threads(0), ValueError, "n must", "positive int", "got 0"),
+    ("tr.set_precision", lambda w: tr.set_precision("fp8"), ValueError, "precision must", "float32, tf32, bf16", "fp8"),
     ("tr.set_num_threads", lambda w: tr.set_num_threads(1.5), ValueError, "n must", "positive int", "got 1.5"),
 ]  # fmt: skip
 SHAPES = [

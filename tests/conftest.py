@@ -1,6 +1,9 @@
 """What holds for every test: it leaks no global state, and is skipped with the reason where its extra is missing."""
 
 import importlib.util
+import os
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +11,10 @@ from hypothesis import HealthCheck, settings
 
 from tinyrnn import module
 from tinyrnn._core import tape
+from tinyrnn.backend import check_device
+
+if os.environ.get("TINYRNN_TEST_CUDA") == "host":  # the stand-in for CuPy and a GPU
+    sys.path.insert(0, str(Path(__file__).parent / "hostcuda"))
 
 # No clock decides a test: a loaded machine draws its examples as slowly as it likes.
 settings.register_profile(
@@ -28,6 +35,11 @@ def pytest_runtest_setup(item):
     for marker, (needed, what) in EXTRAS.items():
         if item.get_closest_marker(marker) and importlib.util.find_spec(needed) is None:
             pytest.skip(f"needs {needed}: pip install {what}")
+    if item.get_closest_marker("device") or item.get_closest_marker("gpu"):
+        try:
+            check_device("cuda")
+        except (ImportError, RuntimeError) as error:
+            pytest.skip(str(error))
 
 
 def global_state():

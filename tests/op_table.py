@@ -172,6 +172,7 @@ ROWS_OF_FUNCTIONS = [
     ("take-none", lambda x: tr.take(x, []), lambda x: x[:0], [(3, 4)]),
     ("take-high", lambda x: tr.take(x, ROWS), lambda x: x[ROWS], [(4, 2, 3)]),
     ("scatter_rows", lambda g: OPS["scatter_rows"](g, ROWS, (4, 3)), lambda g: scatter(g, (4, 3), ROWS), [(2, 2, 3)]),
+    ("to", lambda x: OPS["to"](x, "cpu"), np.copy, [(3, 4)]),
     ("softmax", tr.softmax, lambda x: softmax(x, -1), [(3, 4)]),
     ("softmax-axis", lambda x: tr.softmax(x, 1), lambda x: softmax(x, 1), [(2, 3, 4)]),
     ("softmax-empty", tr.softmax, lambda x: x, [(0, 4)]),

@@ -14,13 +14,13 @@ from tinyrnn._core.tape import Op
 from tinyrnn.cli import main
 
 NAMES = """
-    Tensor tensor grad no_grad enable_grad Tape
+    Tensor tensor from_dlpack grad no_grad enable_grad Tape
     add sub mul div neg pow sigmoid tanh relu exp log sqrt softplus square abs sign maximum minimum greater where fma
     matmul sum mean max reshape transpose broadcast_to concat split stack getitem take astype stop_gradient
     softmax log_softmax cross_entropy mse_loss binary_cross_entropy_with_logits layer_norm dropout
     Module Parameter Cell probe probes unroll scan explain gradcheck GradcheckReport GradcheckError
     hvp jvp cells nn optim init files flow interop plots clip_grad_norm clip_grad_value get_num_threads
-    set_num_threads save load
+    set_num_threads save load set_precision get_precision
 """.split()  # noqa: SIM905
 INSIDE = {
     tr.cells: "Additive ConcatenatedLSTM Elman GRU IRNN IndRNN LSTM LayerNormGRU LayerNormLSTM LearnedState LectureGRU "
@@ -95,7 +95,15 @@ def test_is_typed(name):
 
 @pytest.mark.parametrize(
     "path",
-    ["py.typed", "_core/tape.pyi", "_core/kernels.pyi", "_core/pointwise.h", "report/page.css", "report/page.js"],
+    [
+        "py.typed",
+        "_core/tape.pyi",
+        "_core/kernels.pyi",
+        "_core/pointwise.h",
+        "_core/updates.h",
+        "report/page.css",
+        "report/page.js",
+    ],
 )
 def test_types_and_headers_are_installed(path):
     package, _, name = path.rpartition("/")

@@ -84,7 +84,7 @@ def test_data_are_copied_and_contiguous():
     (1.0, {"dtype": "float16"}, TypeError, "dtype must be float32 or float64"),
     (1.0, {"dtype": "number"}, TypeError, "dtype must be float32 or float64"),
     (1.0, {"dtype": ">f8"}, TypeError, "dtype must be float32 or float64"),
-    (1.0, {"device": "cuda"}, ValueError, "device must be 'cpu'.*'cuda'"),
+    (1.0, {"device": "gpu"}, ValueError, "device must be 'cpu'.*'cuda'"),
 ])  # fmt: skip
 def test_what_can_not_be_a_tensor(data, options, error, message):
     with pytest.raises(error, match=message):

@@ -7,7 +7,8 @@ A cell's step is written with ops; `tr.unroll` runs it over time and the tape ho
 
 from tinyrnn import cells, files, flow, init, interop, nn, optim, plots
 from tinyrnn._core.kernels import get_num_threads, set_num_threads
-from tinyrnn.autograd import Tape, Tensor, enable_grad, grad, no_grad, tensor
+from tinyrnn.autograd import Tape, Tensor, enable_grad, from_dlpack, grad, no_grad, tensor
+from tinyrnn.backend.cuda.precision import get_precision, set_precision
 from tinyrnn.clip import clip_grad_norm, clip_grad_value
 from tinyrnn.curvature import hvp, jvp
 from tinyrnn.files.modules import load, save
@@ -65,10 +66,10 @@ __version__ = "0.1.0"
 __all__ = [
     "Cell", "GradcheckError", "GradcheckReport", "Module", "Parameter", "Tape", "Tensor", "abs", "add", "astype",
     "binary_cross_entropy_with_logits", "broadcast_to", "cells", "clip_grad_norm", "clip_grad_value", "concat",
-    "cross_entropy", "div", "dropout", "enable_grad", "exp", "explain", "files", "flow", "fma", "get_num_threads",
-    "getitem", "grad", "gradcheck", "greater", "hvp", "init", "interop", "jvp", "layer_norm", "load", "log",
-    "log_softmax", "matmul", "max", "maximum", "mean", "minimum", "mse_loss", "mul", "neg", "nn", "no_grad", "optim",
-    "plots", "pow", "probe", "probes", "relu", "reshape", "save", "scan", "set_num_threads", "sigmoid", "sign",
-    "softmax", "softplus", "split", "sqrt", "square", "stack", "stop_gradient", "sub", "sum", "take", "tanh", "tensor",
-    "transpose", "unroll", "where",
+    "cross_entropy", "div", "dropout", "enable_grad", "exp", "explain", "files", "flow", "fma", "from_dlpack",
+    "get_num_threads", "get_precision", "getitem", "grad", "gradcheck", "greater", "hvp", "init", "interop", "jvp",
+    "layer_norm", "load", "log", "log_softmax", "matmul", "max", "maximum", "mean", "minimum", "mse_loss", "mul", "neg",
+    "nn", "no_grad", "optim", "plots", "pow", "probe", "probes", "relu", "reshape", "save", "scan", "set_num_threads",
+    "set_precision", "sigmoid", "sign", "softmax", "softplus", "split", "sqrt", "square", "stack", "stop_gradient",
+    "sub", "sum", "take", "tanh", "tensor", "transpose", "unroll", "where",
 ]  # fmt: skip

@@ -8,11 +8,12 @@ from typing import Any, overload
 
 from numpy.typing import ArrayLike, DTypeLike
 
-from tinyrnn._core.tape import EVERYTHING, OFF, ON, Tape, Tensor, set_mode
+from tinyrnn._core.tape import EVERYTHING, OFF, ON, Tape, Tensor, float_dtype, set_mode, share
 from tinyrnn.backend import check_device
+from tinyrnn.backend import from_dlpack as array_from_dlpack
 from tinyrnn.checks import type_name
 
-__all__ = ["Tape", "Tensor", "enable_grad", "grad", "no_grad", "tensor"]
+__all__ = ["Tape", "Tensor", "enable_grad", "from_dlpack", "grad", "no_grad", "tensor"]
 
 
 def tensor(
@@ -24,10 +25,25 @@ def tensor(
     """A Tensor holding a copy of `data`, any array or nest of numbers.
 
     dtype: float32 or float64; by default a float array keeps its own and everything else becomes float32.
-    device: "cpu". Raises TypeError for data that are not real numbers, ValueError for a ragged nest.
+    device: "cpu" or "cuda", an NVIDIA GPU through CuPy; None: that of data which are a Tensor or a CuPy array, else
+    "cpu". Raises TypeError for data that are not real numbers, ValueError for a ragged nest; for "cuda" ImportError
+    without CuPy and RuntimeError without a GPU, which say what is missing.
     """
-    check_device(device)
-    return Tensor(data, requires_grad, dtype)
+    return Tensor(data, requires_grad, dtype, None if device is None else check_device(device))
+
+
+def from_dlpack(x: Any) -> Tensor:
+    """A Tensor over the memory of `x`, an array of NumPy, CuPy, PyTorch or another library that has `__dlpack__`.
+
+    Nothing is copied: what the other library writes into x, the tensor holds. x: float32 or float64, on the CPU or on
+    the GPU; the other way, `torch.from_dlpack(t)` and the like share a Tensor's memory. Raises TypeError for what is no
+    such array, ValueError for another device.
+    """
+    if not hasattr(x, "__dlpack__") or not hasattr(x, "__dlpack_device__"):
+        raise TypeError(f"x must be an array with __dlpack__, got {type_name(x)}")
+    array = array_from_dlpack(x)
+    float_dtype(array.dtype)
+    return share(array)
 
 
 class _Mode(ContextDecorator):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinyrnn._core.tape import Tensor
+from tinyrnn._core.tape import Abstract, Tensor
 
 Array = npt.NDArray[Any]
 
@@ -117,6 +117,14 @@ def as_words(name: str, value: Any) -> Any:
     return value
 
 
+def check_place(name: str, value: Tensor, device: str, needs: str) -> None:
+    """Raise for a Tensor on another device than `needs`, which wants it; while a step is recorded there is none."""
+    if value.device != device and not isinstance(value._array, Abstract):
+        raise TypeError(
+            f"{name} must be on {device} like the {needs}, got a tensor on {value.device}; .to({device!r}) moves it"
+        )
+
+
 @lru_cache(maxsize=1024)
 def positional(function: Callable[..., Any]) -> tuple[int, float]:
     """How many positional arguments a function takes, at least and at most."""
@@ -127,19 +135,21 @@ def positional(function: Callable[..., Any]) -> tuple[int, float]:
 
 
 def as_rows(
-    names: Sequence[str], values: Sequence[Any], widths: Sequence[int | None], dtype: np.dtype[Any], needs: str
-) -> tuple[Tensor, ...]:
-    """`values` as Tensors (batch, width) of as many rows; None is any width. needs: what needs them."""
+    names: Sequence[str], values: Sequence[Any], widths: Sequence[int | None], dtype: np.dtype[Any], needs: str,
+    device: str,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """`values` as Tensors (batch, width) of as many rows, on a device; None is any width. needs: what needs them."""
     found: list[Tensor] = []
     for name, value, width in zip(names, values, widths, strict=True):
         if isinstance(value, Tensor):
             if value.dtype != dtype:
                 raise TypeError(f"{name} must be {dtype} like the {needs}, got {value.dtype}")
+            check_place(name, value, device, needs)
         elif not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
             got = value.dtype if isinstance(value, np.ndarray) else type_name(value)
             raise TypeError(f"{name} must be a Tensor or an array of numbers, got {got}")
         else:
-            value = Tensor(value, dtype=dtype)
+            value = Tensor(value, dtype=dtype, device=device)
         if value.ndim != 2 or width not in (None, value.shape[1]):
             raise ValueError(f"{name} must be (batch, {width or 'features'}) for this {needs}, got shape {value.shape}")
         if found and value.shape[0] != found[0].shape[0]:

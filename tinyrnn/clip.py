@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from tinyrnn._core import kernels
+from tinyrnn import backend
 from tinyrnn._core.tape import Tensor, wrap
 
 
@@ -33,7 +33,7 @@ def clip_grad_norm(params: Iterable[Tensor], max_norm: float, *, error_if_nonfin
             bad = [
                 p.name or f"parameter {k}"
                 for k, p in enumerate(tensors)
-                if p.grad is not None and not np.isfinite(p.grad._array).all()
+                if p.grad is not None and not np.isfinite(backend.to_host(p.grad._array)).all()
             ]
             raise RuntimeError(f"the norm of the gradients is {norm}; not finite: {', '.join(bad) or 'their sum'}")
     elif norm > limit:
@@ -41,7 +41,7 @@ def clip_grad_norm(params: Iterable[Tensor], max_norm: float, *, error_if_nonfin
         for p in tensors:
             g = p.grad
             if g is not None and id(g) not in scaled:
-                p.grad = _changed(g, lambda array, out: np.multiply(array, limit / norm, out=out))
+                p.grad = _changed(g, backend.scale(g._array, limit / norm))
                 scaled.add(id(p.grad))
     return norm
 
@@ -51,29 +51,29 @@ def clip_grad_value(params: Iterable[Tensor], value: float) -> None:
     limit = _positive("value", value)
     for p in _tensors(params):
         if p.grad is not None:
-            p.grad = _changed(p.grad, lambda array, out: np.clip(array, -limit, limit, out=out))
+            p.grad = _changed(p.grad, backend.clip(p.grad._array, limit))
 
 
 def _norm(gradients: list[Tensor]) -> float:
     """The joint norm; right also where the sum of squares overflows or vanishes in float64."""
-    total = sum(kernels.sumsq(g._array) for g in gradients)
+    total = backend.sumsq([g._array for g in gradients])
     if 1e-290 < total < math.inf:
         return math.sqrt(total)
-    peak = max((float(np.max(np.abs(g._array), initial=0.0)) for g in gradients), default=0.0, key=_nan_first)
+    arrays = [backend.to_host(g._array) for g in gradients]  # it is rare that one comes here
+    peak = max((float(np.max(np.abs(a), initial=0.0)) for a in arrays), default=0.0, key=_nan_first)
     if peak == 0.0 or not math.isfinite(peak):
         return peak
-    return peak * math.sqrt(sum(kernels.sumsq(g._array / g.dtype.type(peak)) for g in gradients))
+    return peak * math.sqrt(backend.sumsq([a / a.dtype.type(peak) for a in arrays]))
 
 
 def _nan_first(value: float) -> tuple[bool, float]:
     return math.isnan(value), value
 
 
-def _changed(g: Tensor, change: Callable[[Any, Any], Any]) -> Tensor:
-    """A gradient after change(array, out): changed in place where its array may be written, else a new Tensor."""
-    if not g._array.flags.carray:
-        return wrap(change(g._array, np.empty(g.shape, g.dtype)))
-    change(g._array, g._array)
+def _changed(g: Tensor, array: Any) -> Tensor:
+    """The gradient g, if `array` is its own, which was changed in place; else a new Tensor over `array`."""
+    if array is not g._array:
+        return wrap(array)
     g._bump()
     return g
 

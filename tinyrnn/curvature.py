@@ -141,14 +141,14 @@ def jvp(fn: Callable[..., Any], inputs: Any, tangents: Any, *, create_graph: boo
         result = fn(*args)
         outputs = list(_flatten("output", result))
         pulled = [y for y in outputs if y.requires_grad]
-        cotangents = [wrap(np.zeros(y.shape, y.dtype)) for y in pulled]  # any values: J v does not depend on them
+        cotangents = [wrap(np.zeros(y.shape, y.dtype), y) for y in pulled]  # any values: J v does not depend on them
         for u in cotangents:
             u.requires_grad = True
         rows: Sequence[Tensor | None] = [None] * len(moving)
         if pulled and moving:
             rows = grad(pulled, moving, cotangents, create_graph=True, allow_unused=True)
         found = iter(_pull(rows, cotangents, parts, create_graph))
-        moved = [next(found) if y.requires_grad else wrap(np.zeros(y.shape, y.dtype)) for y in outputs]
+        moved = [next(found) if y.requires_grad else wrap(np.zeros(y.shape, y.dtype), y) for y in outputs]
     kept = outputs if create_graph else [y.detach() for y in outputs]
     return _like(result, iter(kept)), _like(result, iter(moved))
 
@@ -162,7 +162,7 @@ def _pull(
     if pairs and by:
         seeds, directions = [g for g, _ in pairs], [p for _, p in pairs]
         found = grad(seeds, by, directions, create_graph, retain_graph=True, allow_unused=True)
-    return tuple(wrap(np.zeros(t.shape, t.dtype)) if g is None else g for g, t in zip(found, by, strict=True))
+    return tuple(wrap(np.zeros(t.shape, t.dtype), t) if g is None else g for g, t in zip(found, by, strict=True))
 
 
 # -- arguments ---------------------------------------------------------------------------------------------------------
@@ -197,7 +197,11 @@ def _vector(v: Any, params: Sequence[Tensor], single: bool) -> tuple[list[Tensor
                 f"v must be {len(params)} arrays, one a parameter, or flat, ({n},), for all the elements of "
                 f"params, got shape {v.shape}"
             )
-        whole = v if isinstance(v, Tensor) else _numbers("v", v, np.result_type(*(p.dtype for p in params)))
+        whole = (
+            v
+            if isinstance(v, Tensor)
+            else _numbers("v", v, np.result_type(*(p.dtype for p in params)), params[0].device)
+        )
         line = ops.reshape(whole, (n,))
         ends = np.cumsum([p.size for p in params]).tolist()
         cut = [line[end - p.size : end] for p, end in zip(params, ends, strict=True)]
@@ -216,17 +220,17 @@ def _vector(v: Any, params: Sequence[Tensor], single: bool) -> tuple[list[Tensor
 def _part(name: str, value: Any, like: Tensor, what: str) -> Tensor:
     """`value` as a Tensor of the shape and dtype of `like`."""
     if not isinstance(value, Tensor):
-        value = _numbers(name, value, like.dtype)
+        value = _numbers(name, value, like.dtype, like.device)
     if value.shape != like.shape:
         raise ValueError(f"{name} must be of the shape of {what}, {like.shape}, got {value.shape}")
     return ops.astype(value, like.dtype)
 
 
-def _numbers(name: str, value: Any, dtype: npt.DTypeLike) -> Tensor:
+def _numbers(name: str, value: Any, dtype: npt.DTypeLike, device: str) -> Tensor:
     array = np.asarray(value)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} must be a Tensor or an array of numbers, got {type(value).__name__} of {array.dtype}")
-    return Tensor(array, dtype=dtype)
+    return Tensor(array, dtype=dtype, device=device)
 
 
 def _argument(value: Any) -> Any:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyrnn.autograd import Tensor, enable_grad, grad, tensor
+from tinyrnn.backend import move, to_host
 from tinyrnn.module import Module
 
 __all__ = ["Comparison", "GradcheckError", "GradcheckReport", "gradcheck"]
@@ -210,7 +211,7 @@ def _leaves(fn: object, inputs: Any) -> tuple[list[Any], Named]:
         label = f"inputs[{i}]"
         if isinstance(given, Tensor):
             value = given if given.is_leaf else given.detach()
-            value = value if value.data.flags.writeable else tensor(value)
+            value = value if getattr(value.data.flags, "writeable", True) else tensor(value)  # CuPy's are
             label = given.name or label
         elif isinstance(given, np.ndarray | np.generic | float | int):
             if np.asarray(given).dtype.kind in "iub":
@@ -264,7 +265,7 @@ class _Map:
         """All results, in one array, where t has the values `place`; t is put back."""
         home = t._array.copy()
         try:
-            t._array[...] = place
+            t._array[...] = move(place, t.device)
             t._bump()
             return _joint(self.call())
         finally:
@@ -286,7 +287,7 @@ class _Map:
 
 
 def _joint(results: Named) -> Array:
-    return np.concatenate([np.zeros(0), *(np.ravel(y._array) for _, y in results)])
+    return np.concatenate([np.zeros(0), *(np.ravel(to_host(y._array)) for _, y in results)])
 
 
 def _pull(
@@ -349,7 +350,7 @@ class _Check:
 
         direction: flat. The step is that of the largest element that moves, over `shrink`.
         """
-        x = self.t._array
+        x = to_host(self.t._array)
         moves = np.flatnonzero(direction)
         h = self.settings.eps / shrink * max(1.0, float(np.abs(x.ravel()[moves]).max(initial=0.0)))
         above, below = x + h * direction.reshape(x.shape), x - h * direction.reshape(x.shape)
@@ -444,7 +445,7 @@ def _rows(f: _Map, results: Named, weights: Array) -> list[Array]:
         seeds = [part.reshape(y.shape) for part, y in zip(np.split(w, cuts), ys, strict=True)]
         for into, g in zip(pulled, _pull(ys, tensors, seeds), strict=True):
             if g is not None:
-                into[row] = np.ravel(g._array)
+                into[row] = np.ravel(to_host(g._array))
     return pulled
 
 

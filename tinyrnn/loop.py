@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from tinyrnn import ops
 from tinyrnn._core.tape import Tensor, wrap
-from tinyrnn.checks import as_array, as_size, put_back, type_name
+from tinyrnn.backend import to_host
+from tinyrnn.checks import as_array, as_size, check_place, put_back, type_name
 from tinyrnn.module import Cell, listening
 from tinyrnn.plan import Batch, checkpoint, plan_of
 
@@ -35,8 +36,8 @@ def unroll(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Run a cell over time, op by op on the tape: (ys (T, B, H), the final states (B, size) each).
 
-    xs       (T, B, I), a Tensor of the cell's dtype or an array, or a tuple of such for a cell with several time
-             inputs: step(x1, x2, .., *state). The first is of the cell's input_size.
+    xs       (T, B, I), a Tensor of the cell's dtype and on its device, or an array, which is moved there; or a tuple of
+             such for a cell with several time inputs: step(x1, x2, .., *state). The first is of the cell's input_size.
     state    the states before the first step, (B, size) each: a tuple, or one Tensor for a cell of one state;
              None: cell.initial_state(B).
     lengths  (B,) ints in 0..T, in any order: row b is a sequence of lengths[b] steps. After its end its state stays
@@ -55,7 +56,7 @@ def unroll(
     with draws(cell, len(inputs), steps, rows) as more:
         inputs += more
     if steps == 0:
-        return wrap(np.zeros((0, rows, cell.state_sizes[0]), cell.dtype)), states
+        return wrap(np.zeros((0, rows, cell.state_sizes[0]), cell.dtype), states[0]), states
     if ends is None:
         return _whole(cell, inputs, states, reverse)
     return _ragged(cell, inputs, states, ends, reverse)
@@ -99,7 +100,7 @@ def _ragged(
     final = [ops.concat([s, *(e[k] for e in reversed(ended))]) for k, s in enumerate(states)]
     back = np.full(steps * rows, at)
     back[read] = np.arange(at)
-    zero = wrap(np.zeros((1, cell.state_sizes[0]), cell.dtype))
+    zero = wrap(np.zeros((1, cell.state_sizes[0]), cell.dtype), states[0])
     ys = ops.take(ops.concat([*outputs, zero]), back.reshape(steps, rows))
     return ys, tuple(ops.take(s, np.argsort(order)) for s in final)
 
@@ -137,7 +138,10 @@ def check_arguments(
     names = [f"xs[{k}]" for k in range(len(given))] if several else ["xs"]
     if not given:
         raise ValueError("xs must hold one or more time inputs, got an empty tuple")
-    inputs = tuple(_as_tensor(name, x, cell, "or a tuple of these") for name, x in zip(names, given, strict=True))
+    device = cell.device
+    inputs = tuple(
+        _as_tensor(name, x, cell, device, "or a tuple of these") for name, x in zip(names, given, strict=True)
+    )
     for name, x in zip(names, inputs, strict=True):
         if x.ndim != 3:
             raise ValueError(f"{name} must be (time, batch, features), got shape {x.shape}")
@@ -150,7 +154,7 @@ def check_arguments(
         )
     steps, rows = inputs[0].shape[:2]
     ends = check_lengths(lengths, steps, rows)
-    states = _check_state(cell, state, rows)
+    states = _check_state(cell, state, rows, device)
     if check_finite:
         for name, x in zip(names, inputs, strict=True):
             check_finite_sequence(name, x, ends)
@@ -173,7 +177,7 @@ def draws(cell: Cell, count: int, steps: int, rows: int) -> Iterator[tuple[Tenso
 
 
 def _fitting(cell: Cell, count: int, steps: int, rows: int, drawn: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The draws, checked."""
+    """The draws, checked, on the cell's device: the generators are the host's, so that a seed gives the same masks."""
     for k, t in enumerate(drawn):
         fits = isinstance(t, Tensor) and t.ndim == 3 and t.shape[:2] == (steps, rows) and t.dtype == cell.dtype
         if not fits:
@@ -189,25 +193,26 @@ def _fitting(cell: Cell, count: int, steps: int, rows: int, drawn: tuple[Tensor,
             f"xs must hold {needs}, as many time inputs as {type(cell).__name__}.step{inspect.signature(cell.step)} "
             f"takes before its {len(cell.states)} states, got {count}"
         )
-    return drawn
+    return tuple(t.to(cell.device) for t in drawn)
 
 
 def check_finite_sequence(name: str, x: Tensor, ends: npt.NDArray[np.int64] | None) -> None:
     """Raise for the first NaN or infinity of a sequence (time, batch, features), within each row's end."""
-    wrong = ~np.isfinite(x._array)
+    values = to_host(x._array)
+    wrong = ~np.isfinite(values)
     if ends is not None:
         wrong &= (np.arange(x.shape[0])[:, None] < ends)[:, :, None]
     if wrong.any():
         t, b, k = (int(i) for i in np.argwhere(wrong)[0])
         raise ValueError(
-            f"{name} must be finite (check_finite), got {x._array[t, b, k]} at time {t}, row {b}, feature {k}"
+            f"{name} must be finite (check_finite), got {values[t, b, k]} at time {t}, row {b}, feature {k}"
         )
 
 
 def check_finite_states(name: str, cell: Cell, states: Sequence[Tensor | Array]) -> None:
     """Raise for the first NaN or infinity of a cell's states (batch, features)."""
     for label, state in zip(cell.states, states, strict=True):
-        values = state._array if isinstance(state, Tensor) else state
+        values = to_host(state._array) if isinstance(state, Tensor) else state
         if not (finite := np.isfinite(values)).all():
             b, k = (int(i) for i in np.argwhere(~finite)[0])
             raise ValueError(
@@ -215,7 +220,7 @@ def check_finite_states(name: str, cell: Cell, states: Sequence[Tensor | Array])
             )
 
 
-def _check_state(cell: Cell, state: States, rows: int) -> tuple[Tensor, ...]:
+def _check_state(cell: Cell, state: States, rows: int, device: str) -> tuple[Tensor, ...]:
     source = "state"
     if state is None and type(cell).initial_state is Cell.initial_state:
         return cell.initial_state(rows)
@@ -228,7 +233,7 @@ def _check_state(cell: Cell, state: States, rows: int) -> tuple[Tensor, ...]:
         raise ValueError(f"{source} must be {len(cell.states)} tensors, {', '.join(cell.states)}, got {len(given)}")
     states = []
     for name, size, value in zip(cell.states, cell.state_sizes, given, strict=True):
-        tensor = _as_tensor(f"{source}, {name!r},", value, cell)
+        tensor = _as_tensor(f"{source}, {name!r},", value, cell, device)
         if tensor.shape != (rows, size):
             raise ValueError(f"{source}, {name!r}, must be of shape {(rows, size)}, got {tensor.shape}")
         states.append(tensor)
@@ -250,17 +255,18 @@ def check_lengths(lengths: npt.ArrayLike | None, steps: int, rows: int) -> npt.N
     return None if (ends == steps).all() else ends.astype(np.int64)
 
 
-def _as_tensor(name: str, value: Any, cell: Cell, also: str = "") -> Tensor:
-    """A Tensor of the cell's dtype as it is, or an array of numbers in that dtype."""
+def _as_tensor(name: str, value: Any, cell: Cell, device: str, also: str = "") -> Tensor:
+    """A Tensor of the cell's dtype and device as it is, or an array of numbers in that dtype and moved there."""
     if isinstance(value, Tensor):
         if value.dtype != cell.dtype:
             raise TypeError(f"{name} must be {cell.dtype} like the {type(cell).__name__}, got {value.dtype}")
+        check_place(name, value, device, type(cell).__name__)
         return value
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name} must be a Tensor or an array {also}".rstrip() + f", got {type_name(value)}")
     if value.dtype.kind not in "fiub":
         raise TypeError(f"{name} must be an array of numbers, got {value.dtype}")
-    return Tensor(value, dtype=cell.dtype)
+    return Tensor(value, dtype=cell.dtype, device=device)
 
 
 def _tell(cell: Cell, states: Sequence[Tensor]) -> str:
@@ -309,7 +315,7 @@ def scan(
         inputs += more
         plan, params = plan_of(cell, tuple(x.shape[2] for x in inputs))
     if steps == 0:
-        return wrap(np.zeros((0, rows, cell.state_sizes[0]), cell.dtype)), states
+        return wrap(np.zeros((0, rows, cell.state_sizes[0]), cell.dtype), states[0]), states
     batch = Batch(steps, rows, ends, bool(reverse))
     seqs, first = [batch.pack(x) for x in inputs], [batch.sort(s) for s in states]
     ys, finals = checkpoint.run(plan, seqs, params, first, batch.layout, checkpoint_every)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from tinyrnn import init as initialisers
 from tinyrnn._core.tape import EVERYTHING, Tensor, float_dtype, mode, wrap
+from tinyrnn.backend import check_device, to_host
 from tinyrnn.checks import as_array, as_count, as_rng, as_rows, as_size, positional, type_name
 
 Array = npt.NDArray[Any]
@@ -131,11 +132,39 @@ class Module:
         """`train(False)`."""
         return self.train(False)
 
+    @property
+    def device(self) -> str:
+        """Where the module computes, "cpu" or "cuda": the device of its first parameter; "cpu" without any."""
+        first = self._a_parameter()
+        return "cpu" if first is None else first.device
+
+    def _a_parameter(self) -> Parameter | None:
+        """One of the module's parameters; every run asks, and most modules have one of their own."""
+        for value in vars(self).values():
+            if isinstance(value, Parameter):
+                return value
+        return next((p for _, p in self.named_parameters()), None)
+
+    def to(self, device: str) -> Module:
+        """Move the module to "cpu" or "cuda", in place: parameters with their gradients, and all other tensors that
+        modules hold as attributes, or in lists, tuples and dicts, and that are no results; returns the module.
+
+        An optimiser's state follows at its next step. Plain arrays are moved where an op meets them. Raises ValueError
+        for another device, ImportError without CuPy, RuntimeError without a GPU; then nothing was moved.
+        """
+        device = check_device(device)
+        for module in self.modules():
+            for value in vars(module).values():
+                for tensor in _tensors(value):
+                    if tensor.is_leaf:
+                        tensor._move(device)
+        return self
+
     # -- values out and in ---------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Array]:
-        """Copies of all parameters' values, by name."""
-        return {name: np.array(p._array) for name, p in self.named_parameters()}
+        """Copies of all parameters' values, by name, as NumPy arrays."""
+        return {name: np.array(to_host(p._array)) for name, p in self.named_parameters()}
 
     def load_state_dict(self, state: Mapping[str, npt.ArrayLike]) -> None:
         """Copy values from `state`, which must hold exactly this module's names, each of its shape and dtype.
@@ -208,6 +237,18 @@ def _members(name: str, value: Any) -> Iterator[tuple[str, Parameter | Module]]:
     elif isinstance(value, dict):
         for key, item in value.items():
             yield from _members(f"{name}.{key}", item)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in an attribute, containers opened."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors(item)
 
 
 def _own_parameters(module: Module) -> Iterator[tuple[str, Parameter]]:
@@ -313,8 +354,8 @@ class Cell(Module):
 
     def initial_state(self, batch: int) -> tuple[Tensor, ...]:
         """The states before the first step: zeros, (batch, size) each."""
-        batch = as_count("batch", batch)
-        return tuple(wrap(np.zeros((batch, size), self.dtype)) for size in self.state_sizes)
+        batch, like = as_count("batch", batch), self._a_parameter()
+        return tuple(wrap(np.zeros((batch, size), self.dtype), like) for size in self.state_sizes)
 
     def draws(self, steps: int, batch: int) -> tuple[Tensor, ...]:
         """Further time inputs that the cell makes itself for every run, (steps, batch, n) each; none by default.
@@ -367,7 +408,7 @@ class Cell(Module):
             raise TypeError(f"{kind} takes {needs}, each (batch, features), got {len(args)} arguments")
         names = ["x" if k == 0 else f"x{k + 1}" for k in range(n)] + list(self.states)
         widths = [self.input_size, *[None] * (n - 1), *self.state_sizes]
-        return as_rows(names, args, widths, self.dtype, kind)
+        return as_rows(names, args, widths, self.dtype, kind, self.device)
 
     def _step_takes(self) -> tuple[int, float]:
         """How many arguments `step` takes, at least and at most: time inputs, draws and states."""

@@ -1,6 +1,7 @@
 """Optimisers. Their state is flat: one array a moment over all parameters of a dtype, updated by one compiled call.
 
 Every optimiser changes parameters in place from their `.grad`; one whose `.grad` is None keeps its value and state.
+Parameters may be moved between devices at any time; what `state_dict` gives is NumPy's and fits on both.
 The formulas stand in `_core/updates.h` and are those of PyTorch.
 """
 
@@ -12,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from tinyrnn._core import kernels
+from tinyrnn import backend
 from tinyrnn._core.tape import Tensor
 from tinyrnn.checks import as_array, type_name
 from tinyrnn.module import Parameter
@@ -21,14 +22,33 @@ Array = npt.NDArray[Any]
 
 
 class _Group:
-    """The parameters of one dtype and their flat state. state: name -> array over all their elements, in order."""
+    """The parameters of one dtype and their flat state, which follows them to their device.
+
+    state: name -> array over all their elements, in order. steps: on the host.
+    """
 
     def __init__(self, params: list[Tensor], moments: tuple[str, ...]) -> None:
         self.params = params
         self.dtype = params[0].dtype
         self.sizes = np.array([p.size for p in params], dtype=np.int64)
         self.steps = np.zeros(len(params), dtype=np.int64)
-        self.state: dict[str, Array] = {name: np.zeros(int(self.sizes.sum()), self.dtype) for name in moments}
+        self.device, self._kind = "cpu", type(self.steps)
+        self.state: dict[str, Any] = {name: np.zeros(int(self.sizes.sum()), self.dtype) for name in moments}
+        self.settle()
+
+    def settle(self) -> None:
+        """Bring the state to the device of the parameters; ValueError if they are on different ones."""
+        kind = self._kind
+        for p in self.params:
+            if type(p._array) is not kind:
+                break
+        else:
+            return
+        if len({p.device for p in self.params}) > 1:
+            where = " and ".join(sorted({p.device for p in self.params}))
+            raise ValueError(f"params must be on one device, got some of {self.dtype} on {where}")
+        self.device, self._kind = self.params[0].device, type(self.params[0]._array)
+        self.state = {name: backend.move(array, self.device) for name, array in self.state.items()}
 
 
 class Optimizer:
@@ -59,13 +79,15 @@ class Optimizer:
     def step(self) -> None:
         """Change every parameter that has a gradient by one step of the method."""
         for group in self._groups:
+            group.settle()
+        for group in self._groups:
             gradients = [None if p.grad is None else p.grad._array for p in group.params]
             self._update(group, [p._array for p in group.params], gradients)
             for p, g in zip(group.params, gradients, strict=True):
                 if g is not None:
                     p._bump()
 
-    def _update(self, group: _Group, arrays: list[Array], gradients: list[Array | None]) -> None:
+    def _update(self, group: _Group, arrays: list[Any], gradients: list[Any]) -> None:
         raise NotImplementedError(f"{type(self).__name__} defines no update; SGD, RMSprop, Adam and AdamW do")
 
     def zero_grad(self) -> None:
@@ -79,7 +101,7 @@ class Optimizer:
         Keys: "lr", and for each dtype "sizes.float32" (elements of each parameter), the moments ("m.float32" ..) and,
         where the method counts them, "steps.float32".
         """
-        return {"lr": self.lr, **{name: array.copy() for name, array in self._arrays().items()}}
+        return {"lr": self.lr, **{name: np.array(backend.to_host(array)) for name, array in self._arrays().items()}}
 
     def load_state_dict(self, state: Mapping[str, Array | float]) -> None:
         """Take over what `state_dict` gave, of the same method over parameters of the same sizes in the same order.
@@ -114,11 +136,11 @@ class Optimizer:
             )
         self.lr = lr
         for name, array in own.items():
-            array[...] = given[name]
+            array[...] = given[name] if isinstance(array, np.ndarray) else backend.cuda.asarray(given[name])
 
-    def _arrays(self) -> dict[str, Array]:
+    def _arrays(self) -> dict[str, Any]:
         """The arrays that make up the state, by the names they have in a checkpoint."""
-        arrays: dict[str, Array] = {}
+        arrays: dict[str, Any] = {}
         for group in self._groups:
             arrays[f"sizes.{group.dtype}"] = group.sizes
             if self._counts:
@@ -152,8 +174,8 @@ class SGD(Optimizer):
             raise ValueError("nesterov needs momentum > 0, got momentum=0")
         super().__init__(params, lr, ("m",) if self.momentum else ())
 
-    def _update(self, group: _Group, arrays: list[Array], gradients: list[Array | None]) -> None:
-        kernels.sgd(
+    def _update(self, group: _Group, arrays: list[Any], gradients: list[Any]) -> None:
+        backend.updates(group.device).sgd(
             arrays, gradients, group.state.get("m"), self.lr, self.momentum, self.weight_decay, self.nesterov
         )  # fmt: skip
 
@@ -179,8 +201,8 @@ class RMSprop(Optimizer):
         self.weight_decay = _number("weight_decay", weight_decay)
         super().__init__(params, lr, ("v", "m") if self.momentum else ("v",))
 
-    def _update(self, group: _Group, arrays: list[Array], gradients: list[Array | None]) -> None:
-        kernels.rmsprop(
+    def _update(self, group: _Group, arrays: list[Any], gradients: list[Any]) -> None:
+        backend.updates(group.device).rmsprop(
             arrays, gradients, group.state["v"], group.state.get("m"), self.lr, self.alpha, self.eps, self.momentum,
             self.weight_decay,
         )  # fmt: skip
@@ -211,8 +233,8 @@ class Adam(Optimizer):
         self.weight_decay = _number("weight_decay", weight_decay)
         super().__init__(params, lr, ("m", "v"))
 
-    def _update(self, group: _Group, arrays: list[Array], gradients: list[Array | None]) -> None:
-        kernels.adam(
+    def _update(self, group: _Group, arrays: list[Any], gradients: list[Any]) -> None:
+        backend.updates(group.device).adam(
             arrays, gradients, group.state["m"], group.state["v"], group.steps, self.lr, *self.betas, self.eps,
             self.weight_decay, self._decoupled,
         )  # fmt: skip

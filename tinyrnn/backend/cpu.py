@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from tinyrnn.backend.threads import cut_rows
 
 Array = NDArray[Any]
 Axes = tuple[int, ...]
+Reduce = Callable[[str, Any, int, int], Any]
+"""(kind, array, first, last) -> the array reduced over the neighbouring axes first .. last-1."""
 
 
 def identity(x: Array) -> Array:
@@ -54,8 +56,8 @@ def matmul(a: Array, b: Array) -> Array:
     return np.asarray(np.matmul(a, b))
 
 
-def _reduce(kind: str, x: Array, axes: Axes, keepdims: bool) -> Array:
-    """Reduce over sorted axes, each run of neighbours in one pass of the compiled loop."""
+def reduced(reduce: Reduce, kind: str, x: Any, axes: Axes, keepdims: bool) -> Any:
+    """Reduce over sorted axes, each run of neighbours in one pass."""
     shape = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
     result = x
     while axes:
@@ -63,29 +65,35 @@ def _reduce(kind: str, x: Array, axes: Axes, keepdims: bool) -> Array:
         first = last
         while first - 1 in axes:
             first -= 1
-        result = kernels.reduce(kind, result, first, last + 1)
+        result = reduce(kind, result, first, last + 1)
         axes = tuple(i for i in axes if i < first)
     return result.reshape(shape) if keepdims else result
 
 
 def sum_over(x: Array, axes: Axes, keepdims: bool) -> Array:
-    return _reduce("sum", x, axes, keepdims)
+    return reduced(kernels.reduce, "sum", x, axes, keepdims)
 
 
 def max_over(x: Array, axes: Axes, keepdims: bool) -> Array:
-    return _reduce("max", x, axes, keepdims)
+    return reduced(kernels.reduce, "max", x, axes, keepdims)
 
 
 def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
     """Sum what broadcasting from `shape` repeated."""
+    return summed_to(kernels.reduce, x, shape)
+
+
+def summed_to(reduce: Reduce, x: Any, shape: tuple[int, ...]) -> Any:
+    """`sum_to`, by a function that reduces neighbouring axes."""
     if x.size == math.prod(shape):
         return x.reshape(shape)
     extra = x.ndim - len(shape)
     axes = tuple(i for i in range(x.ndim) if i < extra or (shape[i - extra] == 1 and x.shape[i] != 1))
-    return _reduce("sum", x, axes, False).reshape(shape)
+    return reduced(reduce, "sum", x, axes, False).reshape(shape)
 
 
-def _is_basic(index: Any) -> bool:
+def is_basic(index: Any) -> bool:
+    """Whether an index is of ints, slices, None and Ellipsis."""
     parts = index if isinstance(index, tuple) else (index,)
     return all(part is None or part is Ellipsis or isinstance(part, int | np.integer | slice) for part in parts)
 
@@ -96,7 +104,7 @@ def getitem(x: Array, index: Any) -> Array:
 
 def add_at(buffer: Array, g: Array, index: Any) -> None:
     """buffer[index] += g, where an element named twice is added to twice, in the order of the index."""
-    if _is_basic(index):
+    if is_basic(index):
         buffer[index] += g
     else:
         np.add.at(buffer, index, g)

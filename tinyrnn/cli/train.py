@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from tinyrnn.backend import check_device
 from tinyrnn.cli.show import Display, UserError, console
 from tinyrnn.data import MissingExtraError
 from tinyrnn.files import CheckpointError
@@ -101,6 +102,10 @@ def _train(ctx: typer.Context, kind: Kind, given: dict[str, Any]) -> None:
     out = console()
     options = _saved_options(ctx, kind, folder, given) if resume else kind.options(**given)
     epochs = given["epochs"] if _is_given(ctx, "epochs") else None
+    try:
+        check_device(options.device)
+    except (ImportError, RuntimeError) as error:
+        raise UserError(str(error)) from error
     with out.status("reading the data"):
         try:
             task = kind.build(options)

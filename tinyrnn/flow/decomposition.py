@@ -14,7 +14,7 @@ from tinyrnn._core.tape import Tensor
 from tinyrnn.autograd import enable_grad
 from tinyrnn.flow.local import Local, as_range, ended, jacobian_of, stretches
 from tinyrnn.flow.norms import spectral_norms
-from tinyrnn.flow.runs import Run, prepare
+from tinyrnn.flow.runs import Run, on_host, prepare
 from tinyrnn.flow.shares import leaf_like
 from tinyrnn.flow.terms import Update
 from tinyrnn.loop import Sequences, States
@@ -54,6 +54,7 @@ class Paths(Record):
         return spectral_norms(self.jacobian)
 
 
+@on_host
 def paths(
     cell: Cell,
     xs: Sequences,

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tinyrnn.autograd import enable_grad
 from tinyrnn.flow.local import Local, as_range, ended, jacobian_of, stretches
 from tinyrnn.flow.norms import spectral_norms
-from tinyrnn.flow.runs import prepare
+from tinyrnn.flow.runs import on_host, prepare
 from tinyrnn.flow.shares import leaf_like
 from tinyrnn.loop import Sequences, States
 from tinyrnn.module import Cell
@@ -74,6 +74,7 @@ class Jacobian(Record):
         return product, power, logs
 
 
+@on_host
 def jacobian(
     cell: Cell,
     xs: Sequences,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +18,7 @@ from tinyrnn.plan import Batch, made_of
 
 Array = npt.NDArray[Any]
 Made = TypeVar("Made")
+Measure = TypeVar("Measure", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,30 @@ class Run:
     @property
     def widths(self) -> tuple[int, ...]:
         return tuple(x.shape[2] for x in self.inputs)
+
+
+def on_host(measure: Measure) -> Measure:
+    """A measure for cells of any device: of one elsewhere it takes a copy, and with it what the cell runs on."""
+
+    @wraps(measure)
+    def measured(cell: Cell, xs: Sequences, *args: Any, **options: Any) -> Any:
+        if not isinstance(cell, Cell) or cell.device == "cpu":
+            return measure(cell, xs, *args, **options)
+        near = copy.deepcopy(cell).to("cpu")
+        try:
+            return measure(near, _near(xs), *map(_near, args), **{k: _near(value) for k, value in options.items()})
+        finally:  # what was drawn is drawn
+            for (_, rng), (_, copied) in zip(cell.named_generators(), near.named_generators(), strict=True):
+                rng.bit_generator.state = copied.bit_generator.state
+
+    return cast(Measure, measured)
+
+
+def _near(value: Any) -> Any:
+    """A tensor, or several, on the host; anything else as it is."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu")
+    return type(value)(map(_near, value)) if isinstance(value, tuple | list) else value
 
 
 def prepare(

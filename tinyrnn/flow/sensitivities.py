@@ -15,7 +15,7 @@ from tinyrnn.autograd import enable_grad, no_grad, recording
 from tinyrnn.checks import is_int
 from tinyrnn.flow.local import Local, jacobian_of
 from tinyrnn.flow.norms import spectral_norms
-from tinyrnn.flow.runs import Run, prepare
+from tinyrnn.flow.runs import Run, on_host, prepare
 from tinyrnn.flow.shares import leaf_like
 from tinyrnn.loop import Sequences, States
 from tinyrnn.module import Cell
@@ -73,6 +73,7 @@ class Tangent:
             )
 
 
+@on_host
 def sensitivity(
     cell: Cell,
     xs: Sequences,

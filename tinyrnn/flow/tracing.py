@@ -17,7 +17,7 @@ from tinyrnn.autograd import enable_grad, grad
 from tinyrnn.checks import type_name
 from tinyrnn.flow.norms import row_norms
 from tinyrnn.flow.observed import Observed
-from tinyrnn.flow.runs import Run, over_time, prepare
+from tinyrnn.flow.runs import Run, on_host, over_time, prepare
 from tinyrnn.flow.shares import Shares, leaf_like
 from tinyrnn.loop import Sequences, States
 from tinyrnn.module import Cell
@@ -93,6 +93,7 @@ class Trace(Record):
     """The parameters that require a gradient, by the names of `named_parameters`."""
 
 
+@on_host
 def trace(
     cell: Cell,
     xs: Sequences,

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from tinyrnn import init, ops
 from tinyrnn._core.tape import Tensor, float_dtype
-from tinyrnn.checks import as_array, as_rate, as_rng, as_size, is_int, type_name
+from tinyrnn.checks import as_array, as_rate, as_rng, as_size, check_place, is_int, type_name
 from tinyrnn.module import Module, Parameter
 
 
@@ -41,11 +41,13 @@ class Linear(Module):
             array = as_array("x", x)
             if array.dtype.kind not in "fiub":
                 raise TypeError(f"x must be a Tensor or an array of numbers for {self._label()}, got {type_name(x)}")
-            x = Tensor(array, dtype=self.dtype)
+            x = Tensor(array, dtype=self.dtype, device=self.W.device)
         if x.shape[-1:] != (self.in_features,):
             raise ValueError(f"x must be (..., {self.in_features}) for {self._label()}, got shape {x.shape}")
         if x.dtype != self.dtype:
             raise TypeError(f"x must be {self.dtype} like {self._label()}, got {x.dtype}; .astype() converts")
+        if x.device != self.W.device:
+            check_place("x", x, self.W.device, self._label())
         y = x @ self.W
         return y if self.b is None else y + self.b
 

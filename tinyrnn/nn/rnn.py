@@ -173,7 +173,7 @@ class RNN(Module):
         """The last layer's last outputs, from its cells' first states, which are outputs, and from its input."""
         steps, rows = xs.shape[:2]
         if steps == 0:
-            return wrap(np.zeros((rows, self.output_size), self.dtype))
+            return wrap(np.zeros((rows, self.output_size), self.dtype), xs)
         if self.residual:
             last = xs[-1] if ends is None else xs[np.maximum(ends - 1, 0), np.arange(rows)]
             if len(outputs) == 2 and self.merge == "concat":
@@ -195,7 +195,7 @@ class RNN(Module):
             raise TypeError(f"xs must be an array of numbers, got {xs.dtype}")
         if xs.ndim != 3 or xs.shape[2] != self.input_size:
             raise ValueError(f"xs must be {order} with {self.input_size} features, got shape {xs.shape}")
-        xs = xs if isinstance(xs, Tensor) else Tensor(xs, dtype=self.dtype)
+        xs = xs if isinstance(xs, Tensor) else Tensor(xs, dtype=self.dtype, device=self.device)
         return xs.transpose(1, 0, 2) if self.batch_first else xs
 
     def _check_states(self, state: Sequence[Any] | None, rows: int) -> Sequence[Any]:

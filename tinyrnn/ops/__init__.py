@@ -1,5 +1,6 @@
 """Every op, one record each, and the functions made of them. Importing this gives the tape its operators."""
 
+from tinyrnn import backend as _backend
 from tinyrnn._core import tape as _tape
 from tinyrnn.ops import arrays as _arrays
 from tinyrnn.ops import elementwise as _elementwise
@@ -18,6 +19,7 @@ from tinyrnn.ops.arrays import (
     sum,
     sum_to,
     take,
+    to,
     transpose,
 )
 from tinyrnn.ops.composite import (
@@ -59,11 +61,12 @@ from tinyrnn.ops.elementwise import (
 
 RECORDS = [*_elementwise.RECORDS, *_arrays.RECORDS]
 
+_tape.bind_device(_backend.cuda)
 _tape.bind_arithmetic(add, sub, mul, div, pow, neg, _arrays.MATMUL, matmul)
 _tape.bind(
     {
         "abs": abs, "square": square, "astype": astype, "getitem": getitem, "sum": sum, "mean": mean, "max": max,
-        "reshape": reshape, "transpose": transpose, "sum_to": sum_to,
+        "reshape": reshape, "transpose": transpose, "sum_to": sum_to, "to": to,
     }
 )  # fmt: skip
 
@@ -72,5 +75,5 @@ __all__ = [
     "d_relu", "d_sigmoid", "d_tanh", "div", "dropout", "exp", "fma", "getitem", "greater", "layer_norm", "log",
     "log_softmax", "matmul", "max", "maximum", "mean", "minimum", "mse_loss", "mul", "neg", "pow", "relu", "reshape",
     "sigmoid", "sign", "softmax", "softplus", "split", "sqrt", "square", "stack", "stop_gradient", "sub", "sum",
-    "sum_to", "take", "tanh", "transpose", "where", "wins",
+    "sum_to", "take", "tanh", "to", "transpose", "where", "wins",
 ]  # fmt: skip

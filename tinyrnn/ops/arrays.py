@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tinyrnn import backend
-from tinyrnn._core.tape import Op, Tensor, float_dtype, turned_product
+from tinyrnn._core.tape import Abstract, Op, Tensor, float_dtype, turned_product, wrap
 from tinyrnn.checks import as_array, is_int, type_name
 from tinyrnn.ops import elementwise as ew
 
@@ -25,12 +25,14 @@ Axis: TypeAlias = int | Sequence[int] | None
 Value: TypeAlias = Tensor | ArrayLike
 
 
-def as_tensor(value: Value, name: str = "x", dtype: Any = None) -> Tensor:
-    """`value` itself if it is a Tensor, else a constant made of it; errors name the argument `name`."""
+def as_tensor(value: Value, name: str = "x", dtype: Any = None, like: Tensor | None = None) -> Tensor:
+    """`value` itself if it is a Tensor, else a constant made of it, on the device of `like`; errors name the argument
+    `name`."""
     if isinstance(value, Tensor):
         return value
     try:
-        return Tensor(value, dtype=dtype)
+        made = Tensor(value, dtype=dtype)
+        return made if like is None else wrap(made._array, like)
     except TypeError:
         raise TypeError(f"{name} must be a Tensor, an array or a number, got {_kind(value)}") from None
     except ValueError:
@@ -196,9 +198,9 @@ def _parts(name: str, tensors: Any) -> list[Tensor]:
 
 
 def _one_dtype(tensors: Sequence[Value]) -> list[Tensor]:
-    """Plain arrays among `tensors` take the dtype of the first Tensor."""
-    dtype = next((x.dtype for x in tensors if isinstance(x, Tensor)), None)
-    return [as_tensor(x, "an operand", dtype) for x in tensors]
+    """Plain arrays among `tensors` take the dtype and the device of the first Tensor."""
+    first = next((x for x in tensors if isinstance(x, Tensor)), None)
+    return [as_tensor(x, "an operand", None if first is None else first.dtype, first) for x in tensors]
 
 
 def stack(tensors: Sequence[Value], axis: int = 0) -> Tensor:
@@ -398,7 +400,7 @@ def max(x: Value, axis: Axis = None, keepdims: bool = False) -> Tensor:
     return _max(x, axes, bool(keepdims))
 
 
-# -- dtype and gradient ------------------------------------------------------------------------------------------------
+# -- dtype, device and gradient ----------------------------------------------------------------------------------------
 
 _astype = Op(
     "astype", 1, (lambda g, y, x, dtype: _astype(g, x.dtype),),
@@ -416,6 +418,20 @@ def astype(x: Value, dtype: Any) -> Tensor:
     return x if dtype == x.dtype else _astype(x, dtype)
 
 
+_to = Op(
+    "to", 1, (lambda g, y, x, device: to(g, x.device),),
+    forward=backend.move, shape=lambda x, device: x,
+)  # fmt: skip
+
+
+def to(x: Value, device: str) -> Tensor:
+    """x on a device, "cpu" or "cuda"; the gradient comes back. x itself if it is there; a copy of a plain array."""
+    x = as_tensor(x)
+    device = backend.check_device(device)
+    # While a step is recorded on shapes there is no device: what is recorded runs on that of the inputs.
+    return x if x.device == device or isinstance(x._array, Abstract) else _to(x, device)
+
+
 def stop_gradient(x: Value) -> Tensor:
     """x as a constant: no gradient flows through. Unlike .detach(), it can stand in a cell's step."""
     return _stop_gradient(x)
@@ -423,5 +439,5 @@ def stop_gradient(x: Value) -> Tensor:
 
 RECORDS: list[Op] = [
     _reshape, _transpose, _broadcast_to, _sum_to, _concat, _getitem, _scatter, _take, _scatter_rows, _matmul, _sum,
-    _max, _astype, _stop_gradient,
+    _max, _astype, _to, _stop_gradient,
 ]  # fmt: skip

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tinyrnn._core.tape import Abstract, Tensor, TraceError, wrap
+from tinyrnn.backend import to_host
 from tinyrnn.checks import as_array, as_generator, as_number, as_rate, type_name
 from tinyrnn.ops.arrays import Value, as_tensor, getitem, max, mean, stop_gradient, sum
 from tinyrnn.ops.elementwise import exp, log, softplus, sqrt, square
@@ -62,7 +63,7 @@ def dropout(x: Value, p: float, rng: np.random.Generator, training: bool = True)
             "and give it to the cell as a time input or a state, or run the cell with tr.unroll"
         )
     mask = rng.random(x.shape, dtype=np.float32) >= p
-    return x * wrap(mask.astype(x.dtype) / x.dtype.type(1.0 - p))
+    return x * wrap(mask.astype(x.dtype) / x.dtype.type(1.0 - p), x)
 
 
 def _reduce(losses: Tensor, reduction: str) -> Tensor:
@@ -109,6 +110,8 @@ def _paired(a: Value, b: Value, first: str, second: str, reduction: str) -> tupl
     y = b if isinstance(b, Tensor) else _numbers(second, b, x)
     if x.shape != y.shape:
         raise ValueError(f"{first} and {second} must be of one shape, got {x.shape} and {y.shape}")
+    if x.device != y.device:
+        raise TypeError(f"{first} and {second} must be on one device, got {x.device} and {y.device}; .to() moves one")
     if x.dtype != y.dtype:
         raise TypeError(f"{first} and {second} must be of one dtype, got {x.dtype} and {y.dtype}; .astype() converts")
     _check_reduction(reduction, x, first)
@@ -119,7 +122,7 @@ def _numbers(name: str, value: ArrayLike, like: Tensor) -> Tensor:
     array = as_array(name, value)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} must be numbers {like.shape}, got {type_name(value)} of {array.dtype.name}")
-    return Tensor(array, dtype=like.dtype)
+    return wrap(np.array(array, dtype=like.dtype, order="C"), like)
 
 
 def mse_loss(pred: Value, target: Value, reduction: str = "mean") -> Tensor:
@@ -134,6 +137,8 @@ def binary_cross_entropy_with_logits(logits: Value, targets: Value, reduction: s
     Raises ValueError for other targets, other shapes, and for the mean of nothing.
     """
     x, t = _paired(logits, targets, "logits", "targets", reduction)
-    if not isinstance(t._array, Abstract) and not (inside := (t._array >= 0) & (t._array <= 1)).all():
-        raise ValueError(f"targets must lie in [0, 1], got {t._array[~inside][0]}")
+    if not isinstance(t._array, Abstract):
+        values = to_host(t._array)
+        if not (inside := (values >= 0) & (values <= 1)).all():
+            raise ValueError(f"targets must lie in [0, 1], got {values[~inside][0]}")
     return _reduce(softplus(x) - t * x, reduction)

@@ -134,7 +134,7 @@ class Batch:
             return RESHAPE(y, (self.steps, self.rows, *y.shape[1:]))
         back = np.full(self.steps * self.rows, self.layout.rows)
         back[self.read] = np.arange(self.layout.rows)
-        zero = wrap(np.zeros((1, *y.shape[1:]), y.dtype))
+        zero = wrap(np.zeros((1, *y.shape[1:]), y.dtype), y)
         return take(concat([y, zero]), back.reshape(self.steps, self.rows))
 
     def sort(self, s: Tensor) -> Tensor:

@@ -88,6 +88,7 @@ class Plan:
         self._slot_of = script.slot
         self._dropped: list[int] | None = None
         self._slots = script.slots
+        self._slots_on: dict[str, list[Tensor | None]] = {"cpu": self._slots}
 
     def run(
         self,
@@ -101,7 +102,7 @@ class Plan:
         seqs: (rows, ..) each; params as the step's; initial: (batch, w) each.
         """
         n, rows = len(self.hoisted), layout.rows
-        slots = [*seqs, *params, *self._slots[len(seqs) + len(params) :]]
+        slots = [*seqs, *params, *self._constants(initial[0])[len(seqs) + len(params) :]]
         ahead = self._ahead.run(slots, rows)
         values, states, finals = self.body.run(ahead[:n], ahead[n:], initial, layout, self.records)
         if any(t.op is not None for t in ahead):
@@ -114,6 +115,12 @@ class Plan:
         results = self._behind.run(slots, rows)
         n = len(self.step.emits)
         return results[:n], results[n:], finals
+
+    def _constants(self, like: Tensor) -> list[Tensor | None]:
+        """The slots, with the step's own numbers on the device of a tensor."""
+        if like.device not in self._slots_on:
+            self._slots_on[like.device] = [None if t is None else tape.wrap(t._array, like) for t in self._slots]
+        return self._slots_on[like.device]
 
     def _find_spare(self) -> list[bool]:
         """Which hoisted values are arrays of their own that only the loop reads."""

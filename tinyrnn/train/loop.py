@@ -25,7 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyrnn import files
+from tinyrnn._core.tape import wrap
 from tinyrnn.autograd import no_grad
+from tinyrnn.backend import to_host
 from tinyrnn.clip import clip_grad_norm
 from tinyrnn.data import Batch
 from tinyrnn.optim import Adam
@@ -143,7 +145,7 @@ class Trainer:
     ) -> None:
         self.task, self.folder, self.save_every = task, Path(folder), save_every
         self.watcher = Watcher() if watcher is None else watcher
-        self.optimiser = Adam(task.model.parameters(), lr=task.options.lr)
+        self.optimiser = Adam(task.model.to(task.options.device).parameters(), lr=task.options.lr)
         self.progress = Progress(task.options.epochs)
         self.monitors = Monitors(task, task.options.clip) if monitors else None
         self._stop = False
@@ -216,8 +218,8 @@ class Trainer:
         p, options, started = self.progress, self.task.options, time.perf_counter()
         if self.monitors:
             self.monitors.step_begins()
-        before = _tensors(self._state) if batch.goes_on else None
-        outcome = self.task.measure(self.task.model, batch, before)
+        before = tuple(wrap(s, self.optimiser.params[0]) for s in self._state) if batch.goes_on else ()
+        outcome = self.task.measure(self.task.model, batch, before or None)
         self.optimiser.zero_grad()
         outcome.loss.backward()
         if self.monitors:
@@ -252,7 +254,7 @@ class Trainer:
             rate = 1 - min(self.task.options.average, self.progress.step / (self.progress.step + 10))
             for name, p in self.task.model.named_parameters():
                 mean = self._average[name]
-                mean += np.float32(rate) * (p._array - mean)
+                mean += np.float32(rate) * (to_host(p._array) - mean)
 
     def _close(self, valid: Tally, watched: dict[str, Any], warnings: Sequence[str]) -> None:
         """Write down an epoch whose validation is done. The model holds the weights that were validated."""
@@ -406,9 +408,3 @@ def _read(folder: str | os.PathLike[str], name: str, lacks: str) -> files.Checkp
 
 def _line(record: Mapping[str, Any]) -> str:
     return json.dumps(record) + "\n"
-
-
-def _tensors(state: tuple[Array, ...]) -> Any:
-    from tinyrnn._core.tape import wrap
-
-    return tuple(wrap(s) for s in state) or None

@@ -30,6 +30,7 @@ import numpy.typing as npt
 
 from tinyrnn._core.tape import Tensor
 from tinyrnn.autograd import enable_grad, grad
+from tinyrnn.backend import to_host
 from tinyrnn.clip import clip_grad_norm
 from tinyrnn.data import Batch
 from tinyrnn.module import Cell, Module, probes
@@ -345,4 +346,4 @@ def _short(value: float) -> float:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    return bool(np.isfinite(tensor._array).all())
+    return bool(np.isfinite(to_host(tensor._array)).all())

@@ -71,6 +71,7 @@ class Options:
     """What every task can be told. A task's own options come on top; all are plain values, kept in the run folder."""
 
     seed: int = count(0, "Decides all that is random.", RUN, 0)
+    device: str = option("cpu", "cpu, or cuda for an NVIDIA GPU.", RUN, choices=("cpu", "cuda"))
     cell: str = option("lstm", "lstm, gru, elman or another that tinyrnn cells lists.", MODEL, check=by_name)
     hidden: int = count(64, "Units of a state.", MODEL)
     batch: int = count(32, "Sequences a batch.")

@@ -1,0 +1,511 @@
+"""The CUDA text of a loop: one kernel that runs all steps, for a program's stages and one tiling.
+
+The blocks of one tile of rows share the units among them, and wait for each other; tiles of rows never meet. One has
+its columns of the weights, in shared memory where they fit. Inside a level a block takes its rows a chunk at a time, so
+that a product's result is in shared memory when the elementwise code behind it runs, which reads it there, keeps what
+it makes in registers and writes only what is read elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from tinyrnn.backend.cuda.stages import CROSS, NAMES, OPS, OWN, Action, Segment, Stages
+
+SIZES = {"float": 4, "double": 8, "bf16": 2, "tf32": 4}  # bytes
+GRANULES = {"float": 4, "double": 4, "bf16": 16, "tf32": 8}  # of k in device.h's products
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a loop is laid over the device.
+
+    blocks: those that share a tile of rows; tiles: of rows; rows: of a tile; chunk: rows at a time; depth: columns of a
+    left side at a time; resident: whether weights stay in shared memory.
+    """
+
+    blocks: int
+    tiles: int
+    rows: int
+    chunk: int
+    depth: int = 256
+    threads: int = 256
+    resident: bool = True
+
+
+def blocks_of(n: int, size: int) -> int:
+    return -(-n // size)
+
+
+@dataclass(frozen=True)
+class Side:
+    """A block's columns of a weight: number of the weight, K, columns of one block, and whether they are units'."""
+
+    weight: int
+    inner: int
+    columns: int
+    width: int
+    stretches: int
+
+
+def pack_text(real: str, storage: str) -> str:
+    """The kernel that brings a weight's columns into the order in which blocks read them, a block for each.
+
+    It stands in a module of its own: all kernels of a module are launched as the loop is, every block at once.
+    """
+    return f"""using namespace tr::TR_ISA;
+extern "C" __global__ void pack({storage} *out, const {real} *w, long long ldk, long long ldn, int inner, int ld,
+                                int columns, int width, int own, int units) {{
+    const int block = blockIdx.x / columns, c = blockIdx.x % columns;
+    const bool there = !own || block * own + c % own < units;
+    const int j = own ? c / own * units + block * own + c % own : block * columns + c;
+    for (int k = threadIdx.x; k < ld; k += blockDim.x)
+        out[(long long)blockIdx.x * ld + k] =
+            Stored<{storage}>::from(there && k < inner && j < width ? w[k * ldk + j * ldn] : ({real})0);
+}}
+"""
+
+
+class LoopText:
+    """stages and tiling -> text. real: "float" or "double"; storage: of products' operands: real, "bf16" or "tf32"."""
+
+    def __init__(self, stages: Stages, tiling: Tiling, real: str, storage: str, backwards: bool, uniform: bool) -> None:
+        if storage != real:  # the tensor cores take 16 rows
+            tiling = replace(tiling, chunk=16)
+        self.stages, self.tiling, self.real, self.storage = stages, tiling, real, storage
+        self.backwards, self.uniform = backwards, uniform
+        self.own = blocks_of(stages.units, tiling.blocks)
+        self.products = [a for a in stages.actions if a.form == "product"]
+        self.slots = {key: n for n, key in enumerate(stages.row_slots())}
+        self.folds = {a: n for n, a in enumerate(a for a in stages.actions if a.form == "fold")}
+        self.item, self.stored = SIZES[real], SIZES[storage]
+        self.pad, self.granule = 16 // self.stored, GRANULES[storage]  # as in device.h
+        self.kind = f"Plain<{real}>" if storage == real else f"Matrix<{storage}>"
+
+    # -- sizes ---------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def sides(self) -> dict[Side, int]:
+        """The weights' parts that products read, by number."""
+        return {side: n for n, side in enumerate(dict.fromkeys(map(self.side, self.products)))}
+
+    def side(self, product: Action) -> Side:
+        i = product.code
+        columns = product.stretches * self.own if product.stretches else blocks_of(i["width"], self.tiling.blocks)
+        return Side(i["code"], i["inner"], columns, i["width"], product.stretches)
+
+    def weight_ld(self, side: Side) -> int:
+        """Elements from one column of a packed weight to the next."""
+        return blocks_of(side.inner, self.granule) * self.granule + self.pad
+
+    def depth(self, side: Side) -> int:
+        return min(self.tiling.depth, blocks_of(side.inner, self.granule) * self.granule)
+
+    def _parts(self, side: Side) -> int:
+        """Shares::parts of device.h."""
+        wide = 16 if self.real == "double" else 32
+        if self.storage != self.real:
+            wide = 8 * min(4, blocks_of(side.columns, 8))
+        tiles = blocks_of(self.tiling.chunk, 16) * blocks_of(side.columns, wide)
+        return max(1, min(self.tiling.threads // 32 // tiles, blocks_of(side.inner, 32)))
+
+    @cached_property
+    def layout(self) -> dict[str, int]:
+        """Where things lie in shared memory, in bytes; "end": how many there are."""
+        places: dict[str, int] = {}
+        at = 0
+
+        def take(name: str, size: int) -> None:
+            nonlocal at
+            places[name] = at
+            at = blocks_of(at + size, 128) * 128
+
+        tiling = self.tiling
+        if tiling.resident:
+            for side, n in self.sides.items():
+                take(f"w{n}", side.columns * self.weight_ld(side) * self.stored)
+        for n, product in enumerate(self.products):
+            take(f"t{n}", tiling.chunk * self.side(product).columns * self.item)
+        take("rows", len(self.slots) * tiling.rows * self.item)
+        take("folds", len(self.folds) * tiling.chunk * self.own * self.item)
+        work = 0
+        for side in self.sides:
+            rows = tiling.chunk + (0 if tiling.resident else side.columns)
+            own = self._parts(side) * tiling.chunk * side.columns * self.item
+            work = max(work, own + rows * (self.depth(side) + self.pad) * self.stored)
+        take("work", work)
+        places["end"] = at
+        return places
+
+    @property
+    def scratch(self) -> dict[int, int]:
+        """The scratch that lies in memory: buffer -> columns. There are two of each, for even and odd steps."""
+        found = {}
+        for action in self.stages.actions:
+            for at, reach in action.writes:
+                if self.stages.places[at[0]] in ("scratch", "tile") and self._goes_to_memory(action, at, reach):
+                    found[at[0]] = self.stages.columns[at[0]]
+        return found
+
+    def _goes_to_memory(self, action: Action, at: tuple[int, int], reach: str) -> bool:
+        return reach == CROSS or self.stages.is_stored(action, at)
+
+    # -- the kernel ----------------------------------------------------------------------------------------------------
+
+    def arguments(self) -> list[tuple[str, str]]:
+        """(type, name) of each: what a launch passes, in order."""
+        found = [("int", "steps"), ("int", "batch")]
+        if not self.uniform:
+            found += [("const int *", "count"), ("const long long *", "offset")]
+        found += [("unsigned int *", "counters"), (f"{self.real} *", "shares"), ("const int *", "index")]
+        for b, place in enumerate(self.stages.places):
+            if place in ("sequence", "before", "after", "vector"):
+                found += [(f"{self.real} *", f"b{b}"), ("long long", f"ld{b}")]
+            if place in ("before", "after"):
+                found.append((f"{self.real} *", f"o{b}"))
+        found += [(f"{self.real} *", f"s{b}") for b in self.scratch]
+        return found + [(f"const {self.storage} *", f"weight{n}") for n in self.sides.values()]
+
+    def text(self) -> str:
+        tiling, own = self.tiling, self.own
+        arguments = ", ".join(f"{kind} {name}" for kind, name in self.arguments())
+        lines = [
+            "using namespace tr::TR_ISA;",
+            f"typedef {self.real} Real;",
+            f'extern "C" __global__ void __launch_bounds__({tiling.threads}) run_loop({arguments}) {{',
+            "TR_DYNAMIC_SHARED(shared);",
+            f"const int block = blockIdx.x % {tiling.blocks}, tile = blockIdx.x / {tiling.blocks};",
+            f"const int row0 = tile * {tiling.rows}, u0 = block * {own}, thread = threadIdx.x;",
+            *(f"Real *const t{n} = (Real *)(shared + {self.layout[f't{n}']});" for n in range(len(self.products))),
+            *([f"Real *const row_values = (Real *)(shared + {self.layout['rows']});"] if self.slots else []),
+            *([f"Real *const folds = (Real *)(shared + {self.layout['folds']});"] if self.folds else []),
+            f"unsigned char *const work = shared + {self.layout['work']};",
+        ]
+        for side, n in self.sides.items():
+            size = side.columns * self.weight_ld(side)
+            lines.append(f"const {self.storage} *w{n} = weight{n} + (long long)block * {size};")
+            if tiling.resident:
+                lines += [
+                    "{",
+                    f"{self.storage} *const to = ({self.storage} *)(shared + {self.layout[f'w{n}']});",
+                    f"for (int i = thread; i < {size}; i += {tiling.threads}) to[i] = w{n}[i];",
+                    f"w{n} = to;",
+                    "}",
+                ]
+        lines += [
+            "unsigned int turn = 0;",
+            "for (int k = 0; k < steps; k++) {",
+            "const int s = steps - 1 - k, odd = k & 1;" if self.backwards else "const int s = k, odd = k & 1;",
+            "const int going = batch;" if self.uniform else "const int going = count[s];",
+            "const long long off = (long long)s * batch;" if self.uniform else "const long long off = offset[s];",
+            f"const int rows = least(going - row0, {tiling.rows});",
+            "if (rows <= 0) continue; /* for all blocks of this tile */",
+            *self._fetch_ahead(),
+        ]
+        for number, segments in enumerate(self.stages.levels):
+            if number:
+                lines.append(self._wait())
+            lines += self._level(number, segments)
+        if self.stages.wrap:
+            lines.append(self._wait())
+        else:
+            lines.append("__syncthreads();")
+        return "\n".join([*lines, "}", "}"]) + "\n"
+
+    def _fetch_ahead(self) -> Iterator[str]:
+        """Each unit's part of the sequences that the next step begins with, where rows lie as in this step."""
+        stages, step = self.stages, "-" if self.backwards else "+"
+        made = {b for a in stages.actions for (b, _), _ in a.writes}
+        first: dict[tuple[int, int], None] = {}
+        for action in stages.actions:
+            for (b, c), reach in action.reads:
+                fresh = stages.places[b] == "sequence" and (b not in made or (action, (b, c)) not in stages.writer_of)
+                if fresh and reach == OWN and b not in {before for before, _ in stages.states}:
+                    first[b, c // stages.units * stages.units] = None
+        if not first:
+            return
+        yield f"if (k + 1 < steps) for (int r = thread; r < rows; r += {self.tiling.threads}) {{"
+        yield f"const long long row = off {step} going + row0 + r;"
+        for b, c in first:
+            yield f"prefetch(&b{b}[row * ld{b} + {c} + u0]);"
+        yield "}"
+
+    def _wait(self) -> str:
+        return f"wait_for_all(counters + tile, {self.tiling.blocks}, turn);"
+
+    def _level(self, number: int, segments: list[Segment]) -> Iterator[str]:
+        for fold, slot in self.folds.items():
+            if fold.ready == number:
+                yield from self._join(fold, slot)
+        if any(f.ready == number for f in self.folds):
+            yield "__syncthreads();"
+        if not segments:
+            return
+        yield f"for (int r0 = 0; r0 < rows; r0 += {self.tiling.chunk}) {{"
+        yield f"const int n = least({self.tiling.chunk}, rows - r0);"
+        for segment in segments:
+            yield from {
+                "product": self._product_segment, "units": self._unit_segment, "row": self._row_segment,
+                "row_fold": self._row_fold_segment, "elements": self._element_segment,
+            }[segment.form](segment)  # fmt: skip
+        yield "}"
+
+    # -- places --------------------------------------------------------------------------------------------------------
+
+    def _at(self, b: int, row: str, column: str) -> str:
+        """An element in memory. row: of the batch."""
+        place = self.stages.places[b]
+        if place == "vector":
+            return f"b{b}[{column}]"
+        if place == "sequence":
+            return f"b{b}[(off + {row}) * ld{b} + {column}]"
+        if place in ("before", "after"):
+            base = f"(odd ? o{b} : b{b})" if place == "before" else f"(odd ? b{b} : o{b})"
+            return f"{base}[{row} * ld{b} + {column}]"
+        return f"s{b}[((long long)odd * batch + {row}) * {self.stages.columns[b]} + {column}]"
+
+    def _row_value(self, reader: Action, b: int, row: str) -> str:
+        """The value of a row that a segment reads."""
+        writer = self.stages.writer_of.get((reader, (b, 0)))
+        if writer is not None and (writer, (b, 0)) in self.slots:
+            return f"row_values[{self.slots[writer, (b, 0)] * self.tiling.rows} + {row}]"
+        value = self._at(b, f"(row0 + {row})", "0")
+        return f"shared_load(&{value})"  # the first block wrote it, a step ago
+
+    # -- segments ------------------------------------------------------------------------------------------------------
+
+    def _product_segment(self, segment: Segment) -> Iterator[str]:
+        for action in segment.actions:
+            i, n, side = action.code, self.products.index(action), self.side(action)
+            sizes = (self.tiling.chunk, side.columns, side.inner, self.depth(side), self.tiling.threads)
+            shape = f"Shape<{', '.join(map(str, sizes))}, {str(self.tiling.resident).lower()}>"
+            left = self._at(i["a"], "(row0 + r0)", str(i["a_at"]))
+            place = self.stages.places[i["a"]]
+            ld = f"{self.stages.columns[i['a']]}" if place in ("scratch", "tile") else f"ld{i['a']}"
+            weight = f"w{self.sides[side]}, {self.weight_ld(side)}"
+            yield f"product<{self.kind}, {shape}, Real>(t{n}, work, &{left}, {ld}, n, {weight});"
+            yield "__syncthreads();"
+            stored = any(self._goes_to_memory(action, at, reach) for at, reach in action.writes)
+            if not (i["add"] or stored):
+                continue
+            yield f"for (int e = thread; e < n * {side.columns}; e += {self.tiling.threads}) {{"
+            yield f"const int r = e / {side.columns}, c = e % {side.columns}, row = row0 + r0 + r;"
+            if action.stretches:
+                yield f"const int j = c / {self.own} * {self.stages.units} + u0 + c % {self.own};"
+                yield f"const bool there = u0 + c % {self.own} < {self.stages.units};"
+            else:
+                yield f"const int j = block * {side.columns} + c;"
+                yield f"const bool there = j < {i['width']};"
+            to = self._at(i["dst"], "row", f"{i['dst_at']} + j")
+            if i["add"]:
+                old = to
+                writer = self.stages.writer_of.get((action, action.writes[0][0]))
+                if writer is not None and self.stages.in_tile(writer, action) and writer.code["dst_at"] == i["dst_at"]:
+                    old = f"t{self.products.index(writer)}[e]"
+                yield f"if (there) t{n}[e] += {old};"
+            if stored:
+                yield f"if (there) {to} = t{n}[e];"
+            yield "}"
+            yield "__syncthreads();"
+
+    def _unit_segment(self, segment: Segment) -> Iterator[str]:
+        """One thread for a row's columns of one unit: straight code, values in registers."""
+        stages, own, threads = self.stages, self.own, self.tiling.threads
+        yield f"for (int e = thread; e < n * {own}; e += {threads}) {{"
+        yield f"const int r = r0 + e / {own}, local = e % {own}, unit = u0 + local, row = row0 + r;"
+        folds = [a for a in segment.actions if a.form == "fold"]
+        if folds:
+            yield f"if (unit >= {stages.units}) {{"
+            for fold in folds:
+                yield f"folds[{self.folds[fold] * self.tiling.chunk * own} + e] = {self._neutral(fold)};"
+            yield "}"
+        yield f"if (unit < {stages.units}) {{"
+        known: dict[tuple[int, int], str] = {}  # (buffer, stretch) -> a register
+        count = 0
+
+        def load(action: Action, name: str, k: int, m: int) -> Iterator[str]:
+            """Bring an operand into a register; its name is in known."""
+            nonlocal count
+            i = action.code
+            b, at = i[name], i[f"{name}_at"]
+            if stages.places[b] == "vector":
+                one = stages.columns[b] == 1 or i["spread"] >> k & 1
+                value = self._at(b, "row", str(at) if one else f"{at + m * stages.units} + unit")
+            elif i["spread"] >> k & 1:
+                value = self._row_value(action, b, "r")
+            else:
+                stretch = at // stages.units + m
+                if (b, stretch) in known:
+                    return
+                value = self._unit_value(action, b, stretch)
+                known[b, stretch] = f"v{count}"
+            yield f"const Real v{count} = {value};"
+            operand[name] = f"v{count}"
+            count += 1
+
+        for action in segment.actions:
+            i = action.code
+            names = stages.sources(i)
+            if action.form == "fold":
+                operand: dict[str, str] = {}
+                terms = []
+                for m in range(action.stretches):
+                    yield from load(action, "a", 0, m)
+                    terms.append(known[i["a"], i["a_at"] // stages.units + m])
+                total = terms[0]
+                for term in terms[1:]:
+                    total = self._joined(action, total, term)
+                yield f"folds[{self.folds[action] * self.tiling.chunk * own} + e] = {total};"
+                continue
+            made = []
+            for m in range(action.stretches):
+                values = []
+                for k, name in enumerate(names):
+                    operand = {}
+                    yield from load(action, name, k, m)
+                    values.append(operand.get(name) or known[i[name], i[f"{name}_at"] // stages.units + m])
+                call = f"op::{OPS[i['code']][0]}::f({', '.join(values)})" if NAMES[i["kind"]] == "map" else values[0]
+                yield f"const Real v{count} = {call};"
+                made.append(f"v{count}")
+                count += 1
+            for m, value in enumerate(made):
+                column = i["dst_at"] + m * stages.units
+                known[i["dst"], column // stages.units] = value
+                places = stages.cut(i["dst"], column, stages.units)
+                if any(self.stages.is_stored(action, at) for at in places):
+                    yield f"{self._at(i['dst'], 'row', f'{column} + unit')} = {value};"
+        yield "}"
+        yield "}"
+        yield "__syncthreads();"
+        for fold in folds:
+            slot, base = self.folds[fold], self.folds[fold] * self.tiling.chunk * own
+            yield f"for (int r = thread; r < n; r += {threads}) {{"
+            yield f"Real v = folds[{base} + r * {own}];"
+            share = f"folds[{base} + r * {own} + x]"
+            yield f"for (int x = 1; x < {own}; x++) v = {self._joined(fold, 'v', share)};"
+            yield f"{self._share(slot, 'row0 + r0 + r')}[block] = v;"
+            yield "}"
+        if folds:
+            yield "__syncthreads();"  # the next rows' shares take the same places
+
+    def _share(self, slot: int, row: str) -> str:
+        """Where the blocks leave their shares of a row, one beside the other."""
+        return f"(shares + ((odd * {len(self.folds)} + {slot}) * (long long)batch + {row}) * {self.tiling.blocks})"
+
+    def _unit_value(self, action: Action, b: int, stretch: int) -> str:
+        """A value that another segment, or an earlier step, made."""
+        stages = self.stages
+        writer = stages.writer_of.get((action, (b, stretch * stages.units)))
+        if writer is not None and stages.in_tile(writer, action):
+            n, side = self.products.index(writer), self.side(writer)
+            c = (stretch - writer.code["dst_at"] // stages.units) * self.own
+            return f"t{n}[(r - r0) * {side.columns} + {c} + local]"
+        return self._at(b, "row", f"{stretch * stages.units} + unit")
+
+    def _row_segment(self, segment: Segment) -> Iterator[str]:
+        """One thread a row; every block does all its rows."""
+        stages = self.stages
+        yield f"for (int r = r0 + thread; r < r0 + n; r += {self.tiling.threads}) {{"
+        yield "const int row = row0 + r;"
+        known: dict[int, str] = {}
+        for count, action in enumerate(segment.actions):
+            i = action.code
+            values = []
+            for name in stages.sources(i):
+                b = i[name]
+                if stages.places[b] == "vector":
+                    values.append(self._at(b, "row", str(i[f"{name}_at"])))
+                else:
+                    values.append(known.get(b) or self._row_value(action, b, "r"))
+            call = f"op::{OPS[i['code']][0]}::f({', '.join(values)})" if NAMES[i["kind"]] == "map" else values[0]
+            yield f"const Real v{count} = {call};"
+            known[i["dst"]] = f"v{count}"
+            yield from self._keep_row(action, f"v{count}")
+        yield "}"
+        yield "__syncthreads();"
+
+    def _keep_row(self, action: Action, value: str) -> Iterator[str]:
+        """A row's value where others find it: in every block, and in memory by the first."""
+        at = (action.code["dst"], 0)
+        if (action, at) in self.slots:
+            yield f"row_values[{self.slots[action, at] * self.tiling.rows} + r] = {value};"
+        if self.stages.is_stored(action, at):
+            yield f"if (block == 0) {self._at(at[0], 'row', '0')} = {value};"
+
+    def _neutral(self, action: Action) -> str:
+        return "(Real)0" if NAMES[action.code["kind"]] == "sum" else "-infinite<Real>()"
+
+    def _joined(self, action: Action, a: str, b: str) -> str:
+        return f"({a} + {b})" if NAMES[action.code["kind"]] == "sum" else f"op::maximum::f({a}, {b})"
+
+    def _join(self, fold: Action, slot: int) -> Iterator[str]:
+        """Behind a wait: the blocks' shares of a row together; a warp for a row, in one order."""
+        yield f"for (int r = thread / 32; r < rows; r += {self.tiling.threads // 32}) {{"
+        share = "shared_load(from + p)"
+        yield f"const Real *from = {self._share(slot, 'row0 + r')};"
+        yield f"Real v = {self._neutral(fold)};"
+        yield f"for (int p = thread % 32; p < {self.tiling.blocks}; p += 32) v = {self._joined(fold, 'v', share)};"
+        yield self._across_the_warp(fold)
+        yield "if (thread % 32 == 0) {"
+        yield "const int row = row0 + r; (void)row;"
+        yield from self._keep_row(fold, "v")
+        yield "}"
+        yield "}"
+
+    def _across_the_warp(self, action: Action) -> str:
+        joined = self._joined(action, "v", "u")
+        return f"for (int o = 16; o; o /= 2) {{ const Real u = __shfl_xor_sync(0xffffffffu, v, o); v = {joined}; }}"
+
+    def _row_fold_segment(self, segment: Segment) -> Iterator[str]:
+        for action in segment.actions:
+            i = action.code
+            value = self._at(i["a"], "row", f"{i['a_at']} + j")
+            yield f"for (int r = r0 + thread / 32; r < r0 + n; r += {self.tiling.threads // 32}) {{"
+            yield "const int row = row0 + r;"
+            yield f"Real v = {self._neutral(action)};"
+            element = f"shared_load(&{value})"
+            yield f"for (int j = thread % 32; j < {i['n']}; j += 32) v = {self._joined(action, 'v', element)};"
+            yield self._across_the_warp(action)
+            yield "if (thread % 32 == 0) {"
+            yield from self._keep_row(action, "v")
+            yield "}"
+            yield "}"
+            yield "__syncthreads();"
+
+    def _element_segment(self, segment: Segment) -> Iterator[str]:
+        """Each element by whoever comes to it; all through memory."""
+        stages, blocks, threads = self.stages, self.tiling.blocks, self.tiling.threads
+        for action in segment.actions:
+            i, kind = action.code, NAMES[action.code["kind"]]
+            width = i["inner"] if kind == "scatter_add" else i["width"]
+
+            def read(name: str, column: str, k: int = 0, i: dict[str, int] = i) -> str:
+                b, at = i[name], i[f"{name}_at"]
+                if i["spread"] >> k & 1 or (stages.places[b] == "vector" and stages.columns[b] == 1):
+                    column = "0"
+                value = self._at(b, "row", f"{at} + {column}")
+                return value if stages.places[b] == "vector" else f"shared_load(&{value})"
+
+            yield f"for (int e = block * {threads} + thread; e < n * {width}; e += {blocks * threads}) {{"
+            yield f"const int row = row0 + r0 + e / {width}, j = e % {width};"
+            if kind == "map":
+                values = [read(name, "j", k) for k, name in enumerate(stages.sources(i))]
+                yield f"const Real v = op::{OPS[i['code']][0]}::f({', '.join(values)});"
+            elif kind == "copy":
+                yield f"const Real v = {read('a', 'j')};"
+            elif kind == "gather":
+                picked = read("a", f"index[{i['index']} + j]")
+                yield f"const Real v = {picked};"
+            elif kind == "scatter_add":
+                yield "Real v = (Real)0;"
+                yield f"for (int x = 0; x < {i['width']}; x++) if (index[{i['index']} + x] == j) v += {read('a', 'x')};"
+            else:
+                inner = i["inner"]
+                element = read("a", f"(j / {inner} * {i['n']} + x) * {inner} + j % {inner}")
+                yield f"Real v = {self._neutral(action)};"
+                yield f"for (int x = 0; x < {i['n']}; x++) v = {self._joined(action, 'v', element)};"
+            to = self._at(i["dst"], "row", f"{i['dst_at']} + j")
+            yield f"{to} = v;"
+            yield "}"
