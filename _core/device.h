@@ -6,6 +6,8 @@
 #ifndef TR_DEVICE_H
 #define TR_DEVICE_H
 
+#define TR_MEMBER __device__ __forceinline__
+
 #ifdef TR_HOST_SHIM
 #define TR_DYNAMIC_SHARED(name) unsigned char *name = tr_shim_dynamic_shared()
 #else
@@ -48,7 +50,7 @@ TR_FN void wait_for_all(unsigned int *counter, unsigned int blocks, unsigned int
     __syncthreads();
     if (threadIdx.x == 0) {
         add_release(counter);
-        while (load_acquire(counter) < turn * blocks) pause();
+        while ((int)(load_acquire(counter) - turn * blocks) < 0) pause(); /* right also when it wraps */
     }
     __syncthreads();
 }
@@ -222,18 +224,45 @@ template <class S_> struct Matrix {
     }
 };
 
-/* One warp brings `there` elements of a row, and zeros up to n. */
-template <class S, class T> TR_FN void stage(S *to, const T *from, int there, int n, int lane) {
-    int k = 0;
-    if (sizeof(T) == 4 && (unsigned long long)from % 16 == 0)
-        for (; k + 128 <= there; k += 128) {
-            const float4 v = __ldcg((const float4 *)(from + k) + lane);
-            S *at = to + k + 4 * lane;
-            at[0] = Stored<S>::from(v.x), at[1] = Stored<S>::from(v.y);
-            at[2] = Stored<S>::from(v.z), at[3] = Stored<S>::from(v.w);
+/* Pieces of 16 bytes from rows `ld` bytes apart, by all threads: eight loads of each under way before anything is stored,
+ * for each takes most of a microsecond. from and ld are multiples of 16. put(row, piece, what was there); zeros where
+ * there are fewer rows or pieces. */
+template <int ROWS, int QUADS, int THREADS, class Put>
+TR_FN void bring(const void *from, long long ld, int rows, int quads, Put put) {
+    constexpr int count = ROWS * QUADS, at_once = 8;
+    for (int first = threadIdx.x; first < count; first += at_once * THREADS) {
+        uint4 v[at_once];
+#pragma unroll
+        for (int j = 0; j < at_once; j++) {
+            const int i = first + j * THREADS, r = i / QUADS;
+            v[j] = i < count && r < rows && i % QUADS < quads ? __ldcg((const uint4 *)((const char *)from + r * ld) + i % QUADS)
+                       : make_uint4(0, 0, 0, 0);
         }
-    for (k += lane; k < n; k += 32) to[k] = Stored<S>::from(k < there ? shared_load(from + k) : (T)0);
+#pragma unroll
+        for (int j = 0; j < at_once; j++) {
+            const int i = first + j * THREADS;
+            if (i < count) put(i / QUADS, i % QUADS, v[j]);
+        }
+    }
 }
+
+/* What lies in 16 bytes of T, as S, into shared memory. */
+template <class T, class S> struct Convert {
+    S *to;
+    int ld;
+    TR_MEMBER void operator()(int row, int quad, uint4 v) const {
+        constexpr int n = 16 / (int)sizeof(T);
+        union { uint4 v; T t[n]; } u;
+        u.v = v;
+#pragma unroll
+        for (int k = 0; k < n; k++) to[row * ld + quad * n + k] = Stored<S>::from(u.t[k]);
+    }
+};
+struct Copy {
+    char *to;
+    int ld; /* bytes */
+    TR_MEMBER void operator()(int row, int quad, uint4 v) const { *((uint4 *)(to + row * ld) + quad) = v; }
+};
 
 template <class M, class P, class T>
 TR_FN void product(T *out, unsigned char *work, const T *left, long long ld, int rows, const typename M::S *weight,
@@ -248,12 +277,20 @@ TR_FN void product(T *out, unsigned char *work, const T *left, long long ld, int
     for (int k0 = 0; k0 < P::K; k0 += P::KC) {
         const int n = least(P::KC, blocks_of(P::K - k0, M::granule) * M::granule);
         __syncthreads(); /* nobody reads the columns before any more */
+        constexpr int whole = least(P::KC, P::K), quads = whole * (int)sizeof(T) / 16; /* columns of most chunks */
+        const T *from = left + k0;
+        const bool fits = whole * (int)sizeof(T) % 16 == 0 && P::K - k0 >= whole && (unsigned long long)from % 16 == 0 &&
+                          ld * sizeof(T) % 16 == 0;
+        if (fits)
+            bring<P::R, quads, P::threads>(from, ld * sizeof(T), rows, quads, Convert<T, S>{rows_of_left, own_ld});
         for (int r = warp; r < P::R; r += P::warps)
-            stage(rows_of_left + r * own_ld, left + r * ld + k0, r < rows ? least(n, P::K - k0) : 0, n, lane);
-        if (!P::resident)
-            for (int c = warp; c < P::C; c += P::warps)
-                for (int k = lane; k < n; k += 32)
-                    rows_of_weight[c * own_ld + k] = weight[(long long)c * weight_ld + k0 + k];
+            for (int k = (fits ? whole : 0) + lane; k < n; k += 32)
+                rows_of_left[r * own_ld + k] =
+                    Stored<S>::from(r < rows && k0 + k < P::K ? shared_load(from + r * ld + k) : (T)0);
+        if (!P::resident) /* its rows are padded to whole multiples of 16 bytes */
+            bring<P::C, P::KC * (int)sizeof(S) / 16, P::threads>(weight + k0, (long long)weight_ld * sizeof(S), P::C,
+                                                                 n * (int)sizeof(S) / 16,
+                                                                 Copy{(char *)rows_of_weight, own_ld * (int)sizeof(S)});
         __syncthreads();
         M::template add<P>(part, rows_of_left, P::resident ? weight + k0 : rows_of_weight,
                            P::resident ? weight_ld : own_ld, n);

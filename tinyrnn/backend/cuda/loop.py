@@ -77,7 +77,8 @@ def choose(stages: Stages, machine: Machine, batch: int, make: Callable[[Tiling]
     for resident in (True, False):
         tiles = 1
         while tiles <= min(machine.processors, batch):
-            blocks, rows = min(stages.units, machine.processors // tiles), blocks_of(batch, tiles)
+            own = blocks_of(stages.units, machine.processors // tiles)  # units of a block
+            blocks, rows = blocks_of(stages.units, own), blocks_of(batch, tiles)
             for depth in DEPTHS:
                 chunk = min(16, blocks_of(rows, 4) * 4)
                 text = make(Tiling(blocks, tiles, rows, chunk, depth, THREADS, resident))

@@ -215,7 +215,7 @@ class LoopText:
         return "\n".join([*lines, "}", "}"]) + "\n"
 
     def _fetch_ahead(self) -> Iterator[str]:
-        """Each unit's part of the sequences that the next step begins with, where rows lie as in this step."""
+        """Each unit's part of the sequences that the next step begins with, if rows lie there as in this step."""
         stages, step = self.stages, "-" if self.backwards else "+"
         made = {b for a in stages.actions for (b, _), _ in a.writes}
         first: dict[tuple[int, int], None] = {}
@@ -224,9 +224,9 @@ class LoopText:
                 fresh = stages.places[b] == "sequence" and (b not in made or (action, (b, c)) not in stages.writer_of)
                 if fresh and reach == OWN and b not in {before for before, _ in stages.states}:
                     first[b, c // stages.units * stages.units] = None
-        if not first:
+        if not first or not self.uniform:
             return
-        yield f"if (k + 1 < steps) for (int r = thread; r < rows; r += {self.tiling.threads}) {{"
+        yield f"if (k + 1 < steps && u0 < {stages.units}) for (int r = thread; r < rows; r += {self.tiling.threads}) {{"
         yield f"const long long row = off {step} going + row0 + r;"
         for b, c in first:
             yield f"prefetch(&b{b}[row * ld{b} + {c} + u0]);"

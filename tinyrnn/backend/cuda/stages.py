@@ -93,14 +93,15 @@ class Stages:
     # -- units ---------------------------------------------------------------------------------------------------------
 
     def _choose_units(self) -> int:
-        """The width of which most columns of instructions are multiples."""
+        """The widest of the states' widths of which about as many columns of instructions are multiples as of any."""
         widths = {self.columns[b] for pair in self.states for b in pair}
 
         def fitting(units: int) -> int:
             forms = ((i, self._form(i, units)) for i in self.instructions)
             return sum(i["width"] for i, form in forms if form in ("units", "product"))
 
-        return max(sorted(widths, reverse=True), key=fitting)
+        found = {units: fitting(units) for units in widths}
+        return max(units for units in widths if found[units] >= 0.8 * max(found.values()))
 
     def _find_cuts(self) -> list[list[int]]:
         """For each buffer the columns at which some access or stretch of units begins."""
