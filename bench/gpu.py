@@ -327,11 +327,8 @@ def lacking() -> str:
 
 def machine() -> dict[str, Any]:
     """What to print of the device and its libraries; goals that are times are judged under the right "isa" only."""
-    from bench import gpu_peers
-
     cupy, torch, device = importlib.import_module("cupy"), importlib.import_module("torch"), this_device()
     peaks = {p: device.peak(p) for p in PRECISIONS}
-    outside = "TF32 where the loop's are rounded" if gpu_peers.products_outside() else "float32"
     known = ", ".join(f"{p} {v / 1e12:.0f} TFLOP/s" for p, v in peaks.items() if v) or f"not known for {device.arch}"
     return {
         "isa": device.arch,
@@ -339,7 +336,7 @@ def machine() -> dict[str, Any]:
         "peaks": known,
         "room": f"{device.chip / 2**20:.0f} MiB on the chip, cache {device.cache / 2**20:.0f} MiB",
         "exchange": f"{device.exchange * 1e6:.2f} µs between all blocks",
-        "cupy": f"{cupy.__version__}; products outside the loop: {outside}",
+        "cupy": cupy.__version__,
         "torch": f"{torch.__version__}, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}",
     }
 

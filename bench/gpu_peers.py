@@ -7,12 +7,11 @@ GPU.
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -80,7 +79,7 @@ def ours(make: Callable[..., Any], size: Size, precision: str, train: bool, devi
 
 @contextmanager
 def rounding(precision: str) -> Iterator[None]:
-    """How our products take their operands: in the loop as told, outside it in TF32 where the loop's are rounded."""
+    """How our products take their operands."""
     if precision == "float32":
         yield
         return
@@ -88,33 +87,9 @@ def rounding(precision: str) -> Iterator[None]:
     before = library.get_precision()
     library.set_precision(precision)
     try:
-        with _tf32_outside():
-            yield
+        yield
     finally:
         library.set_precision(before)
-
-
-@contextmanager
-def _tf32_outside() -> Iterator[None]:
-    products = products_outside()
-    if products is None:
-        yield
-        return
-    before = products.get_compute_type(np.float32)
-    products.set_compute_type(np.float32, products.COMPUTE_TYPE_TF32)
-    try:
-        yield
-    finally:
-        products.set_compute_type(np.float32, before)
-
-
-@cache
-def products_outside() -> Any:
-    """CuPy's module that says how cuBLAS multiplies, or None: else it is a variable of the environment that does."""
-    try:
-        return importlib.import_module("cupy._core._routines_linalg")
-    except ImportError:
-        return None
 
 
 def give_back() -> None:

@@ -125,6 +125,23 @@ def test_precisions(name, precision, tolerance):
         assert any(not np.array_equal(a, b) for a, b in zip(found, exact, strict=True))
 
 
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_products_outside_the_loop_follow(precision):
+    a, b = (np.random.default_rng(k).normal(size=(40, 40)).astype("float32") for k in range(2))
+    before = tr.get_precision()
+    tr.set_precision(precision)
+    try:
+        found = (tr.tensor(a, device="cuda") @ b).numpy()
+        double = (tr.tensor(a.astype(float), device="cuda") @ b.astype(float)).numpy()
+    finally:
+        tr.set_precision(before)
+    exact = a.astype(float) @ b.astype(float)
+    np.testing.assert_allclose(double, exact, rtol=0, atol=1e-12)
+    error = np.abs(found - exact).max()
+    assert 1e-4 < error < 0.05
+    assert np.abs((tr.tensor(a, device="cuda") @ b).numpy() - exact).max() < 1e-5
+
+
 def test_draws_are_those_of_the_cpu():
     near = tr.cells.RecurrentDropout(tr.cells.Zoneout(tr.cells.LSTM(I, H, dtype="float64", rng=0), 0.3), 0.3, rng=1)
     far = copy.deepcopy(near).to("cuda")

@@ -4,6 +4,7 @@ import numbers
 
 import numpy as np
 from cupy import cuda
+from cupy._core._routines_linalg import rounded
 from cupy.cuda import runtime
 
 GUARD = 256  # bytes on both sides of an array that nothing may write to
@@ -258,7 +259,7 @@ def matmul(a, b, /, out=None):
     only_arrays(a, b, *([] if out is None else [out]))
     cuda.forbid_capture()  # cuBLAS can not be captured through CuPy
     with np.errstate(all="ignore"):
-        result = np.matmul(a._a, b._a)
+        result = np.matmul(rounded(a._a), rounded(b._a))
     if out is None:
         return on_device(result)
     if out.shape != result.shape or out.dtype != result.dtype:

@@ -16,6 +16,7 @@ from tinyrnn.backend import cpu
 from tinyrnn.backend.cuda import scatter as _scatter
 from tinyrnn.backend.cuda.elementwise import pointwise
 from tinyrnn.backend.cuda.library import cupy
+from tinyrnn.backend.cuda.precision import get_precision
 from tinyrnn.backend.cuda.reduce import reduce
 
 Axes = tuple[int, ...]
@@ -52,14 +53,27 @@ def matmul(a: Any, b: Any) -> Any:
         return cupy().zeros((*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1]), a.dtype)
     if b.ndim == 2 < a.ndim:  # one product instead of many
         rows = math.prod(a.shape[:-1])
-        return cupy().matmul(a.reshape((rows, a.shape[-1])), b).reshape((*a.shape[:-1], b.shape[1]))
-    return cupy().matmul(a, b)
+        return _product(a.reshape((rows, a.shape[-1])), b).reshape((*a.shape[:-1], b.shape[1]))
+    return _product(a, b)
+
+
+def _product(a: Any, b: Any) -> Any:
+    """CuPy's, in TF32 where float32 products of the time loop round their operands too (see `precision`)."""
+    if a.dtype.char != "f" or get_precision() == "float32":
+        return cupy().matmul(a, b)
+    how = cupy()._core._routines_linalg  # this has no public name, but for a variable of the whole process, CUPY_TF32
+    before = how.get_compute_type(np.float32)
+    how.set_compute_type(np.float32, how.COMPUTE_TYPE_TF32)
+    try:
+        return cupy().matmul(a, b)
+    finally:
+        how.set_compute_type(np.float32, before)
 
 
 def add_product(buffer: Any, g: Any, a: Any) -> None:
     """buffer += a.T @ g: a weight's gradient, from the gradient of a @ weight."""
     if a.shape[0]:
-        pointwise("add", [buffer, cupy().matmul(a.T, g)], buffer)
+        pointwise("add", [buffer, _product(a.T, g)], buffer)
 
 
 def sum_over(x: Any, axes: Axes, keepdims: bool) -> Any:

@@ -1,4 +1,4 @@
-"""How the GPU's time loop takes the operands of float32 products."""
+"""How the GPU takes the operands of float32 products."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ _precision = "float32"
 
 
 def set_precision(precision: str) -> None:
-    """How float32 products inside the GPU's time loop take their operands, from now on; sums are float32 always.
+    """How float32 products on the GPU take their operands, from now on; sums are float32 always.
 
-    precision: "float32" as they are, the default; "tf32" rounded to 10 bits behind the point; "bf16" to 7, which takes
-    half the room, so that wider states fit the chip. The last two run on tensor cores. Nothing else is affected: not
-    float64, not the CPU, and not the products before and behind the loop, which are CuPy's and follow its settings
-    (CUPY_TF32=1). Raises ValueError for any other precision.
+    precision: "float32" as they are, the default; "tf32" rounded to 10 bits behind the point; "bf16" to 7 inside the
+    time loop, where that takes half the room, so that wider states fit the chip, and to TF32's 10 in all other
+    products. The last two run on tensor cores. Float64 and the CPU are not affected. Raises ValueError for any other
+    precision.
     """
     global _precision
     if precision not in PRECISIONS:
