@@ -90,7 +90,8 @@ def _beside_torch(name: str, size: Size, precision: str, train: bool, device: st
     def own() -> Run:
         from bench import gpu_peers
 
-        gpu_peers.give_back()
+        if device == "cuda":
+            gpu_peers.give_back()
         return gpu_peers.ours(row.cell, size, precision, train, device)
 
     def native(kind: str) -> Run:
