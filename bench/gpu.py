@@ -85,7 +85,7 @@ def _table(sizes: Sequence[Size]) -> list[Benchmark]:
 
 
 def _beside_torch(name: str, size: Size, precision: str, train: bool, device: str = "cuda") -> Benchmark:
-    case, row, turns = (name, size, precision, train), scan.ROWS[name], Turns(device)
+    case, row = (name, size, precision, train), scan.ROWS[name]
 
     def own() -> Run:
         from bench import gpu_peers
@@ -106,14 +106,13 @@ def _beside_torch(name: str, size: Size, precision: str, train: bool, device: st
         return gpu_peers.loop(row.equations, _parameters(name, size), size, kind, train, device, graph)
 
     natives = PRECISIONS[precision] if row.native else ()
-    against = {f"nn.{row.native} {kind}": turns.taking(partial(native, kind)) for kind in natives}
-    against |= {LOOP: turns.taking(lambda: loop(False)), GRAPH: turns.taking(lambda: loop(True))}
-    return _step(case, name, turns, own, against, _goals(*case), SAME[precision])
+    against = {f"nn.{row.native} {kind}": partial(native, kind) for kind in natives}
+    against |= {LOOP: partial(loop, False), GRAPH: partial(loop, True)}
+    return _step(case, name, own, against, _goals(*case), SAME[precision], device)
 
 
 def _beside_lstm(name: str, size: Size, precision: str, train: bool) -> Benchmark:
     """A cell and the LSTM of its size, both ours: what they compute is not the same."""
-    turns = Turns()
 
     def own() -> Run:
         from bench import gpu_peers
@@ -127,18 +126,18 @@ def _beside_lstm(name: str, size: Size, precision: str, train: bool) -> Benchmar
         return gpu_peers.ours(scan.ROWS["lstm"].cell, size, precision, train)
 
     case = name, size, precision, train
-    return _step(case, f"{name}-cost", turns, own, {LSTM: turns.taking(lstm)}, [at_least(1 / 1.2, LSTM)], None)
+    return _step(case, f"{name}-cost", own, {LSTM: lstm}, [at_least(1 / 1.2, LSTM)], None)
 
 
 def _step(
-    case: Case, title: str, turns: Turns, own: Factory, against: dict[str, Factory], goals: list[Goal],
-    same: float | None,
+    case: Case, title: str, own: Factory, against: Mapping[str, Factory], goals: list[Goal], same: float | None,
+    device: str = "cuda",
 ) -> Step:  # fmt: skip
     _, size, precision, train = case
     return Step(
         f"{title}-{'train' if train else 'forward'}-{precision}-{'x'.join(map(str, size))}",
-        f"{title}, {precision}, on the GPU: forward, and training step; T, B, H", turns.taking(own), against, goals,
-        work=size[0], unit="time step", same=same, clock="wall", synchronise=turns.end, needs=needs(*case),
+        f"{title}, {precision}, on the GPU: forward, and training step; T, B, H", own, against, goals,
+        work=size[0], unit="time step", same=same, clock="wall", synchronise=partial(wait, device), needs=needs(*case),
     )  # fmt: skip
 
 
@@ -171,39 +170,10 @@ def _parameters(name: str, size: Size) -> dict[str, Any]:
     return parameters
 
 
-class Turns:
-    """Where slices begin and end on a device that works behind our back.
-
-    The run behind the end of a slice is the one that warms up the next contender (`timing.py`), which must not reach
-    into the time of the slice: it is waited for.
-    """
-
-    def __init__(self, device: str = "cuda") -> None:
-        self.device, self.ended = device, True
-
-    def wait(self) -> None:
-        if self.device == "cuda":
-            importlib.import_module("cupy").cuda.Device().synchronize()
-
-    def end(self) -> None:
-        """Wait for what is queued: the end of a slice."""
-        self.wait()
-        self.ended = True
-
-    def taking(self, factory: Factory) -> Factory:
-        def made() -> Run:
-            run = factory()
-
-            def taken() -> object:
-                result = run()
-                if self.ended:
-                    self.wait()
-                    self.ended = False
-                return result
-
-            return taken
-
-        return made
+def wait(device: str = "cuda") -> None:
+    """Until what is queued on the device is done."""
+    if device == "cuda":
+        importlib.import_module("cupy").cuda.Device().synchronize()
 
 
 # -- the floor ---------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ import torch
 import tinyrnn as tr
 from bench.peers import Equations
 from bench.record import Run
-from bench.torch_peers import Loop, Native
+from bench.torch_peers import Loop, Native, forward, training_step
 
 Size = tuple[int, int, int]  # T, B, H
 Gradients = Callable[[], dict[str, Any]]
@@ -149,21 +149,7 @@ def _contender(
     with _out_of_memory(), _products(mode):
         model.to(device, dtype)
         x, g = (torch.from_numpy(v).to(device, dtype) for v in values(size))
-        parameters = list(model.parameters())
-
-        def forward() -> torch.Tensor:
-            with torch.inference_mode():
-                ys: torch.Tensor = model(x)
-            return ys
-
-        def step() -> torch.Tensor:
-            for p in parameters:
-                p.grad = None
-            ys: torch.Tensor = model(x)
-            ys.backward(g)
-            return ys
-
-        work = step if train else forward
+        work = training_step(model, x, g) if train else forward(model, x)
         if graph:
             work = _captured(work)
         work()

@@ -60,7 +60,8 @@ class Benchmark:
                   "value": the number that the run returns, of which less is better
     clock         "processor": the time that the core worked for this process, for work on one core alone; "wall": the
                   time that passed, for work on several cores or on another device
-    synchronise   called at the end of each slice: waits for work that a run has only queued
+    synchronise   called at the end of each slice, and behind a run that is not measured: waits for work that a run has
+                  only queued
     """
 
     name: str

@@ -176,8 +176,8 @@ def draw(path: Path, results: Sequence[Result], about: dict[str, Any]) -> None:
     columns = min(4, len(panels))
     lines = -(-len(panels) // columns)
     tallest = max(sum(len(r.ratios) for _, r in rows) for rows in panels.values())
-    size = (4 * columns, 0.8 + lines * (0.6 + 0.16 * tallest))
-    figure, grid = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False)
+    inches = (4 * columns, 0.8 + lines * (0.6 + 0.16 * tallest))
+    figure, grid = plt.subplots(lines, columns, figsize=inches, layout="constrained", squeeze=False)
     for axes, (family, rows) in zip(grid.flat, panels.items(), strict=False):
         ticks: dict[float, str] = {}
         at = 0.0

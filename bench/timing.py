@@ -99,6 +99,7 @@ def _measure(
                 run = factories[name]()
             elif lengths[name] < WARMED:
                 run()  # brings its data back into the caches
+                benchmark.synchronise()
             worked, passed = _slice(run, n, benchmark)
             figures[name].append((passed if benchmark.clock == "wall" else worked) / n)
             busy += worked
@@ -123,6 +124,7 @@ def _calibrate(run: Run, benchmark: Benchmark, seconds: float) -> tuple[int, flo
     """How many runs fill a slice of so many seconds, and how long that slice is; also warms the run up."""
     if benchmark.same is None:
         run()  # else the comparison has run it
+    benchmark.synchronise()
     n = 1
     while True:
         worked, passed = _slice(run, n, benchmark)

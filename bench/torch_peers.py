@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 
 from bench.peers import Equations, Library
-from bench.record import Run
 
 Array = NDArray[Any]
 torch.set_num_threads(1)
@@ -102,9 +101,9 @@ class Native(torch.nn.Module):
         return ys
 
 
-def forward(model: torch.nn.Module, xs: Array) -> Run:
+def forward(model: torch.nn.Module, xs: Array | torch.Tensor) -> Callable[[], torch.Tensor]:
     """The outputs, as fast as torch gives them: in inference mode."""
-    x = torch.from_numpy(xs)
+    x = torch.as_tensor(xs)
 
     def run() -> torch.Tensor:
         with torch.inference_mode():
@@ -114,9 +113,11 @@ def forward(model: torch.nn.Module, xs: Array) -> Run:
     return run
 
 
-def training_step(model: torch.nn.Module, xs: Array, gradient: Array) -> Run:
+def training_step(
+    model: torch.nn.Module, xs: Array | torch.Tensor, gradient: Array | torch.Tensor
+) -> Callable[[], torch.Tensor]:
     """Forward and backward from a given gradient of the outputs; returns the outputs."""
-    x, g = torch.from_numpy(xs), torch.from_numpy(gradient)
+    x, g = torch.as_tensor(xs), torch.as_tensor(gradient)
     parameters = list(model.parameters())
 
     def run() -> torch.Tensor:

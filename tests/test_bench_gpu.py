@@ -211,19 +211,14 @@ def test_the_exchange_compiles(arch):
 
 
 def test_the_run_that_warms_up_is_waited_for():
-    from bench import gpu
+    from bench.record import Benchmark
+    from bench.timing import Budget, compare
 
     seen = []
-    turns = gpu.Turns()
-    turns.wait = lambda: seen.append("wait")
-    a, b = (turns.taking(lambda name=name: lambda: seen.append(name))() for name in "ab")
-    a()
-    a()
-    turns.end()
-    b()
-    b()
-    turns.end()
-    assert seen == ["a", "wait", "a", "wait", "b", "wait", "b", "wait"]
+    a, b = (lambda name=name: lambda: seen.append(name) for name in "ab")
+    benchmark = Benchmark("both", "", a, {"b": b}, synchronise=lambda: seen.append("wait"))
+    compare(benchmark, Budget(slice=0, most=1, least=1, seconds=0))
+    assert seen[-8:] == ["a", "wait", "a", "wait", "b", "wait", "b", "wait"]
 
 
 def on_cpu(cell, train):
@@ -297,8 +292,7 @@ for precision in gpu.PRECISIONS:
         for train in (False, True):
             whole = gpu._beside_torch(cell, size, precision, train)
             alone = dataclasses.replace(whole, goals=[], peers={
-                "cpu": whole.synchronise.__self__.taking(
-                    lambda: gpu_peers.ours(scan.ROWS[cell].cell, size, "float32", train, device="cpu"))
+                "cpu": lambda: gpu_peers.ours(scan.ROWS[cell].cell, size, "float32", train, device="cpu")
             })
             result = compare(alone, Budget(slice=1e-4, most=1, least=1, seconds=0))
             assert not result.skipped, (alone.name, result.skipped)
