@@ -1,6 +1,6 @@
-/* What the generated time loop of a GPU is made of (tinyrnn/backend/cuda/loop.py writes the rest, behind pointwise.h):
- * the wait of blocks for each other, the product of a few rows with a block's columns of a weight, and where a block
- * finds its columns. CUDA C++ for NVRTC; tests compile the same text for the host, with TR_HOST_SHIM defined.
+/* What the generated time loop of a GPU is made of (tinyrnn/backend/cuda/looptext.py writes the rest, behind pointwise.h):
+ * the wait of blocks for each other, and the product of a few rows with a block's columns of a weight. CUDA C++ for
+ * NVRTC; tests compile the same text for the host, with TR_HOST_SHIM defined.
  *
  * A product sums in one order for one tiling: over k inside a warp's share, then over the warps. */
 #ifndef TR_DEVICE_H
@@ -96,7 +96,7 @@ TR_FN constexpr int blocks_of(int n, int size) { return (n + size - 1) / size; }
  *
  * out (R, C) = left (R, K) @ weight (K, C), for the C columns that are this block's. left lies in global memory, rows
  * `ld` apart, of which `rows` are there. weight lies as (C, KP), KP >= K, its rows padded; resident in shared memory,
- * or in global memory and read along with the left side, KC columns at a time. work: shared memory of work_bytes.
+ * or in global memory and read along with the left side, KC columns at a time. work: shared memory for the parts of out and for a chunk of the operands (LoopText.layout).
  * All threads of the block take part; out is complete when the call returns. */
 
 template <int R_, int C_, int K_, int KC_, int THREADS, bool RESIDENT> struct Shape {
@@ -112,12 +112,12 @@ template <class S> TR_FN constexpr int pad() { return 16 / (int)sizeof(S); }
 template <class P, int columns, int granule> struct Shares {
     static constexpr int row_tiles = blocks_of(P::R, 16), tiles = row_tiles * blocks_of(P::C, columns);
     static constexpr int parts = most(1, least(P::warps / tiles, blocks_of(P::K, 32)));
-    int tile, part, row, column, k0, k1; /* of a job; k of a chunk of n columns */
+    int part, row, column, k0, k1; /* of a job; k of a chunk of n columns */
 
     TR_FN Shares of(int job, int n) {
         const int tile = job % tiles, part = job / tiles, step = blocks_of(blocks_of(n, parts), granule) * granule;
         const int k0 = least(n, part * step);
-        return {tile, part, tile % row_tiles * 16, tile / row_tiles * columns, k0, least(n, k0 + step)};
+        return {part, tile % row_tiles * 16, tile / row_tiles * columns, k0, least(n, k0 + step)};
     }
 };
 
@@ -224,9 +224,9 @@ template <class S_> struct Matrix {
     }
 };
 
-/* Pieces of 16 bytes from rows `ld` bytes apart, by all threads: eight loads of each under way before anything is stored,
- * for each takes most of a microsecond. from and ld are multiples of 16. put(row, piece, what was there); zeros where
- * there are fewer rows or pieces. */
+/* Pieces of 16 bytes from rows `ld` bytes apart, by all threads: eight loads of each are under way before anything is
+ * stored, for each takes most of a microsecond. from and ld are multiples of 16. put(row, piece, what was there); zeros
+ * where there are fewer rows or pieces. */
 template <int ROWS, int QUADS, int THREADS, class Put>
 TR_FN void bring(const void *from, long long ld, int rows, int quads, Put put) {
     constexpr int count = ROWS * QUADS, at_once = 8;
@@ -235,8 +235,9 @@ TR_FN void bring(const void *from, long long ld, int rows, int quads, Put put) {
 #pragma unroll
         for (int j = 0; j < at_once; j++) {
             const int i = first + j * THREADS, r = i / QUADS;
-            v[j] = i < count && r < rows && i % QUADS < quads ? __ldcg((const uint4 *)((const char *)from + r * ld) + i % QUADS)
-                       : make_uint4(0, 0, 0, 0);
+            v[j] = make_uint4(0, 0, 0, 0);
+            if (i < count && r < rows && i % QUADS < quads)
+                v[j] = __ldcg((const uint4 *)((const char *)from + r * ld) + i % QUADS);
         }
 #pragma unroll
         for (int j = 0; j < at_once; j++) {

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial, reduce
+from itertools import count
 
 from tinyrnn.backend.cuda.stages import CROSS, NAMES, OPS, OWN, Action, Segment, Stages
 
@@ -139,7 +140,7 @@ class LoopText:
         places["end"] = at
         return places
 
-    @property
+    @cached_property
     def scratch(self) -> dict[int, int]:
         """The scratch that lies in memory: buffer -> columns. There are two of each, for even and odd steps."""
         found = {}
@@ -322,60 +323,7 @@ class LoopText:
                 yield f"folds[{self.folds[fold] * self.tiling.chunk * own} + e] = {self._neutral(fold)};"
             yield "}"
         yield f"if (unit < {stages.units}) {{"
-        known: dict[tuple[int, int], str] = {}  # (buffer, stretch) -> a register
-        count = 0
-
-        def load(action: Action, name: str, k: int, m: int) -> Iterator[str]:
-            """Bring an operand into a register; its name is in known."""
-            nonlocal count
-            i = action.code
-            b, at = i[name], i[f"{name}_at"]
-            if stages.places[b] == "vector":
-                one = stages.columns[b] == 1 or i["spread"] >> k & 1
-                value = self._at(b, "row", str(at) if one else f"{at + m * stages.units} + unit")
-            elif i["spread"] >> k & 1:
-                value = self._row_value(action, b, "r")
-            else:
-                stretch = at // stages.units + m
-                if (b, stretch) in known:
-                    return
-                value = self._unit_value(action, b, stretch)
-                known[b, stretch] = f"v{count}"
-            yield f"const Real v{count} = {value};"
-            operand[name] = f"v{count}"
-            count += 1
-
-        for action in segment.actions:
-            i = action.code
-            names = stages.sources(i)
-            if action.form == "fold":
-                operand: dict[str, str] = {}
-                terms = []
-                for m in range(action.stretches):
-                    yield from load(action, "a", 0, m)
-                    terms.append(known[i["a"], i["a_at"] // stages.units + m])
-                total = terms[0]
-                for term in terms[1:]:
-                    total = self._joined(action, total, term)
-                yield f"folds[{self.folds[action] * self.tiling.chunk * own} + e] = {total};"
-                continue
-            made = []
-            for m in range(action.stretches):
-                values = []
-                for k, name in enumerate(names):
-                    operand = {}
-                    yield from load(action, name, k, m)
-                    values.append(operand.get(name) or known[i[name], i[f"{name}_at"] // stages.units + m])
-                call = f"op::{OPS[i['code']][0]}::f({', '.join(values)})" if NAMES[i["kind"]] == "map" else values[0]
-                yield f"const Real v{count} = {call};"
-                made.append(f"v{count}")
-                count += 1
-            for m, value in enumerate(made):
-                column = i["dst_at"] + m * stages.units
-                known[i["dst"], column // stages.units] = value
-                places = stages.cut(i["dst"], column, stages.units)
-                if any(self.stages.is_stored(action, at) for at in places):
-                    yield f"{self._at(i['dst'], 'row', f'{column} + unit')} = {value};"
+        yield from self._unit_lines(segment)
         yield "}"
         yield "}"
         yield "__syncthreads();"
@@ -389,6 +337,55 @@ class LoopText:
             yield "}"
         if folds:
             yield "__syncthreads();"  # the next rows' shares take the same places
+
+    def _unit_lines(self, segment: Segment) -> list[str]:
+        """The actions of a unit, on registers v0, v1, .."""
+        stages, units = self.stages, self.stages.units
+        lines: list[str] = []
+        names = map("v{}".format, count())
+        known: dict[tuple[int, int], str] = {}  # (buffer, stretch) -> the register that has it
+
+        def register(value: str) -> str:
+            name = next(names)
+            lines.append(f"const Real {name} = {value};")
+            return name
+
+        def operand(action: Action, name: str, k: int, m: int) -> str:
+            i = action.code
+            b, at = i[name], i[f"{name}_at"]
+            if stages.places[b] == "vector":
+                one = stages.columns[b] == 1 or i["spread"] >> k & 1
+                return register(self._at(b, "row", str(at) if one else f"{at + m * units} + unit"))
+            if i["spread"] >> k & 1:
+                return register(self._row_value(action, b, "r"))
+            place = b, at // units + m
+            if place not in known:
+                known[place] = register(self._unit_value(action, *place))
+            return known[place]
+
+        for action in segment.actions:
+            i, stretches = action.code, range(action.stretches)
+            if action.form == "fold":
+                terms = [operand(action, "a", 0, m) for m in stretches]
+                total = reduce(partial(self._joined, action), terms)
+                lines.append(f"folds[{self.folds[action] * self.tiling.chunk * self.own} + e] = {total};")
+                continue
+            sources = list(enumerate(stages.sources(i)))
+            made = [
+                register(self._result(action, [operand(action, name, k, m) for k, name in sources])) for m in stretches
+            ]
+            for m, value in enumerate(made):
+                column = i["dst_at"] + m * units
+                known[i["dst"], column // units] = value
+                if any(stages.is_stored(action, at) for at in stages.cut(i["dst"], column, units)):
+                    lines.append(f"{self._at(i['dst'], 'row', f'{column} + unit')} = {value};")
+        return lines
+
+    @staticmethod
+    def _result(action: Action, values: list[str]) -> str:
+        """What a map or a copy makes of its operands."""
+        i = action.code
+        return f"op::{OPS[i['code']][0]}::f({', '.join(values)})" if NAMES[i["kind"]] == "map" else values[0]
 
     def _share(self, slot: int, row: str) -> str:
         """Where the blocks leave their shares of a row, one beside the other."""
@@ -410,7 +407,7 @@ class LoopText:
         yield f"for (int r = r0 + thread; r < r0 + n; r += {self.tiling.threads}) {{"
         yield "const int row = row0 + r;"
         known: dict[int, str] = {}
-        for count, action in enumerate(segment.actions):
+        for number, action in enumerate(segment.actions):
             i = action.code
             values = []
             for name in stages.sources(i):
@@ -419,10 +416,9 @@ class LoopText:
                     values.append(self._at(b, "row", str(i[f"{name}_at"])))
                 else:
                     values.append(known.get(b) or self._row_value(action, b, "r"))
-            call = f"op::{OPS[i['code']][0]}::f({', '.join(values)})" if NAMES[i["kind"]] == "map" else values[0]
-            yield f"const Real v{count} = {call};"
-            known[i["dst"]] = f"v{count}"
-            yield from self._keep_row(action, f"v{count}")
+            yield f"const Real v{number} = {self._result(action, values)};"
+            known[i["dst"]] = f"v{number}"
+            yield from self._keep_row(action, f"v{number}")
         yield "}"
         yield "__syncthreads();"
 
@@ -441,38 +437,30 @@ class LoopText:
         return f"({a} + {b})" if NAMES[action.code["kind"]] == "sum" else f"op::maximum::f({a}, {b})"
 
     def _join(self, fold: Action, slot: int) -> Iterator[str]:
-        """Behind a wait: the blocks' shares of a row together; a warp for a row, in one order."""
-        yield f"for (int r = thread / 32; r < rows; r += {self.tiling.threads // 32}) {{"
-        share = "shared_load(from + p)"
-        yield f"const Real *from = {self._share(slot, 'row0 + r')};"
-        yield f"Real v = {self._neutral(fold)};"
-        yield f"for (int p = thread % 32; p < {self.tiling.blocks}; p += 32) v = {self._joined(fold, 'v', share)};"
-        yield self._across_the_warp(fold)
-        yield "if (thread % 32 == 0) {"
-        yield "const int row = row0 + r; (void)row;"
-        yield from self._keep_row(fold, "v")
-        yield "}"
-        yield "}"
-
-    def _across_the_warp(self, action: Action) -> str:
-        joined = self._joined(action, "v", "u")
-        return f"for (int o = 16; o; o /= 2) {{ const Real u = __shfl_xor_sync(0xffffffffu, v, o); v = {joined}; }}"
+        """Behind a wait: the blocks' shares of a row together."""
+        shares = self._share(slot, "row")
+        yield from self._folded(fold, "0", "rows", f"{shares}[p]", self.tiling.blocks)
 
     def _row_fold_segment(self, segment: Segment) -> Iterator[str]:
         for action in segment.actions:
             i = action.code
-            value = self._at(i["a"], "row", f"{i['a_at']} + j")
-            yield f"for (int r = r0 + thread / 32; r < r0 + n; r += {self.tiling.threads // 32}) {{"
-            yield "const int row = row0 + r;"
-            yield f"Real v = {self._neutral(action)};"
-            element = f"shared_load(&{value})"
-            yield f"for (int j = thread % 32; j < {i['n']}; j += 32) v = {self._joined(action, 'v', element)};"
-            yield self._across_the_warp(action)
-            yield "if (thread % 32 == 0) {"
-            yield from self._keep_row(action, "v")
-            yield "}"
-            yield "}"
+            element = self._at(i["a"], "row", f"{i['a_at']} + p")
+            yield from self._folded(action, "r0", "r0 + n", element, i["n"])
             yield "__syncthreads();"
+
+    def _folded(self, action: Action, first: str, last: str, element: str, n: int) -> Iterator[str]:
+        """Rows first .. last - 1 of the tile, each reduced over n elements p in memory; a warp a row, in one order."""
+        yield f"for (int r = {first} + thread / 32; r < {last}; r += {self.tiling.threads // 32}) {{"
+        yield "const int row = row0 + r;"
+        yield f"Real v = {self._neutral(action)};"
+        term = self._joined(action, "v", f"shared_load(&{element})")
+        yield f"for (int p = thread % 32; p < {n}; p += 32) v = {term};"
+        other = self._joined(action, "v", "u")
+        yield f"for (int o = 16; o; o /= 2) {{ const Real u = __shfl_xor_sync(0xffffffffu, v, o); v = {other}; }}"
+        yield "if (thread % 32 == 0) {"
+        yield from self._keep_row(action, "v")
+        yield "}"
+        yield "}"
 
     def _element_segment(self, segment: Segment) -> Iterator[str]:
         """Each element by whoever comes to it; all through memory."""
@@ -490,11 +478,9 @@ class LoopText:
 
             yield f"for (int e = block * {threads} + thread; e < n * {width}; e += {blocks * threads}) {{"
             yield f"const int row = row0 + r0 + e / {width}, j = e % {width};"
-            if kind == "map":
+            if kind in ("map", "copy"):
                 values = [read(name, "j", k) for k, name in enumerate(stages.sources(i))]
-                yield f"const Real v = op::{OPS[i['code']][0]}::f({', '.join(values)});"
-            elif kind == "copy":
-                yield f"const Real v = {read('a', 'j')};"
+                yield f"const Real v = {self._result(action, values)};"
             elif kind == "gather":
                 picked = read("a", f"index[{i['index']} + j]")
                 yield f"const Real v = {picked};"

@@ -44,7 +44,6 @@ class Action:
     through memory from anywhere.
     """
 
-    number: int
     code: Instruction
     form: str
     stretches: int
@@ -64,8 +63,12 @@ class Segment:
     """Actions of one form (folds are among units) that run one behind the other over some rows."""
 
     form: str
-    level: int
     actions: list[Action]
+
+
+def crosses(reach: str, other: str) -> bool:
+    """Whether two accesses of one place, of which one writes, may be those of different blocks."""
+    return reach != other or reach == CROSS
 
 
 class Stages:
@@ -85,7 +88,7 @@ class Stages:
         self.persistent = set(persistent)
         self.units = self._choose_units()
         self.cuts = self._find_cuts()
-        self.actions = [self._action(k, i) for k, i in enumerate(self.instructions)]
+        self.actions = [self._action(i) for i in self.instructions]
         self._order()
         self.levels = self._segments()
         self.wrap = self._wraps()
@@ -143,12 +146,11 @@ class Stages:
             return "product"
         to, at = i["dst"], i["dst_at"]
         if kind in ("map", "copy"):
-            reads = list(zip(self.sources(i), range(3), strict=False))
             if i["width"] == 1 and self._is_row(to, units):
-                fits = all(self._is_row(i[n], units) or self.places[i[n]] == "vector" for n, _ in reads)
+                fits = all(self._is_row(i[n], units) or self.places[i[n]] == "vector" for n in self.sources(i))
                 return "row" if fits else "elements"
             fits = i["width"] % units == 0 and self._is_aligned(to, at, units)
-            for name, k in reads:
+            for k, name in enumerate(self.sources(i)):
                 if i["spread"] >> k & 1:
                     fits = fits and self._is_row(i[name], units)
                 elif self.places[i[name]] != "vector":
@@ -161,11 +163,11 @@ class Stages:
 
     # -- what each instruction touches ---------------------------------------------------------------------------------
 
-    def _action(self, number: int, i: Instruction) -> Action:
+    def _action(self, i: Instruction) -> Action:
         form, units = self._form(i, self.units), self.units
         owned = form == "product" and i["width"] % units == 0 and self._is_aligned(i["dst"], i["dst_at"], units)
         stretches = i["width"] // units if form == "units" or owned else i["n"] // units if form == "fold" else 0
-        action = Action(number, i, form, stretches)
+        action = Action(i, form, stretches)
         (to, at, width), *reads = self._accesses(i)
         writes = {"units": OWN, "row": ROW, "fold": ROW, "row_fold": ROW}.get(form, OWN if owned else CROSS)
         action.writes = [(place, writes) for place in self.cut(to, at, width)]
@@ -190,22 +192,19 @@ class Stages:
         for action in self.actions:
             for at, reach in action.reads:
                 if at in written:
-                    self._put_after(action, written[at][0], reach != written[at][1] or reach == CROSS)
+                    self._put_after(action, reach, *written[at])
                 reading.setdefault(at, []).append((action, reach))
             for at, reach in action.writes:
-                for other, their in reading.get(at, ()):
-                    if other is not action:
-                        self._put_after(action, other, reach != their or reach == CROSS)
-                if at in written:
-                    self._put_after(action, written[at][0], reach != written[at][1] or reach == CROSS)
+                for other in (*reading.get(at, ()), *([written[at]] if at in written else [])):
+                    self._put_after(action, reach, *other)
                 written[at] = (action, reach)
                 reading[at] = []
 
     @staticmethod
-    def _put_after(action: Action, other: Action, crosses: bool) -> None:
+    def _put_after(action: Action, reach: str, other: Action, their: str) -> None:
         if other is not action:
             action.after.append(other)
-            action.level = max(action.level, other.ready + crosses)
+            action.level = max(action.level, other.ready + crosses(reach, their))
 
     def _segments(self) -> list[list[Segment]]:
         """Each level's actions in segments, as few as their order allows."""
@@ -221,7 +220,7 @@ class Stages:
                         if a.form in forms and not blocked:
                             taken.append(a)
                     if taken:
-                        segments.append(Segment(forms[0], level, taken))
+                        segments.append(Segment(forms[0], taken))
                         waiting = [a for a in waiting if a not in taken]
                         break
             levels.append(segments)
