@@ -82,6 +82,8 @@ cdef extern from "program.h":
         SEQUENCE "tr::SEQUENCE"
         BEFORE "tr::BEFORE"
         AFTER "tr::AFTER"
+        PARTIAL "tr::PARTIAL"
+    Py_ssize_t sum_steps "tr::sum_steps"
     ctypedef struct BufferF32 "tr::Buffer<float>":
         float *base
         float *other
@@ -550,7 +552,9 @@ def adam(list parameters, list gradients, means, squares, steps, double lr, doub
 
 # -- the time loop -----------------------------------------------------------------------------------------------------
 
-PLACES = {"scratch": SCRATCH, "tile": TILE, "vector": VECTOR, "sequence": SEQUENCE, "before": BEFORE, "after": AFTER}
+PLACES = {"scratch": SCRATCH, "tile": TILE, "vector": VECTOR, "sequence": SEQUENCE, "before": BEFORE, "after": AFTER,
+          "partial": PARTIAL}
+SUM_STEPS = sum_steps
 KINDS = {"map": 0, "product": 1, "copy": 2, "sum": 3, "max": 4, "gather": 5, "scatter_add": 6}
 INSTRUCTION_FIELDS = ("kind", "code", "width", "inner", "n", "add", "index", "spread", "dst", "dst_at", "a", "a_at",
                       "b", "b_at", "c", "c_at")

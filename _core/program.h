@@ -20,7 +20,11 @@ enum Place : int32_t {
     SEQUENCE,  // (N, ld): a value of every step
     BEFORE,    // a state before the step: (batch, ld), one of a pair of buffers
     AFTER,     // the same state after the step: the other of the pair
+    PARTIAL,   // sums over `sum_steps` steps each, for every row apart: (blocks of steps, count[0], ld)
 };
+
+// So many terms of a sum over steps are added in the loop's own precision; whoever reads the partial sums adds them up.
+constexpr ptrdiff_t sum_steps = 16;
 
 enum Kind : int32_t { MAP, PRODUCT, COPY, SUM, MAXIMUM, GATHER, SCATTER_ADD };
 

@@ -131,6 +131,8 @@ void run_loop(const Loop<T> &loop, const Table &table, ptrdiff_t first, ptrdiff_
             const Buffer<T> &buffer = loop.buffers[b];
             if (buffer.place == SEQUENCE)
                 at[b] = buffer.base + (loop.offset[s] + first) * buffer.ld;
+            else if (buffer.place == PARTIAL)
+                at[b] = buffer.base + (s / sum_steps * loop.count[0] + first) * buffer.ld;
             else if (buffer.place == BEFORE || buffer.place == AFTER)
                 at[b] = ((k + (buffer.place == AFTER)) % 2 ? buffer.other : buffer.base) + first * buffer.ld;
         }

@@ -76,7 +76,7 @@ class Call:
         """The views that the loop is there to make."""
         kept = {source for source, _, _ in self.program.keeps}
         for spec, *views in self.buffers:
-            if spec.place in ("before", "after") or (
+            if spec.place in ("before", "after", "partial") or (
                 spec.place == "sequence" and (spec.source[0] in ("keep", "state") or spec.source in kept)
             ):
                 yield from (view for view in views if view)

@@ -7,7 +7,7 @@ from scan_cells import ODD
 
 import tinyrnn as tr
 from tinyrnn._core.tape import Tape
-from tinyrnn.cells import GRU, LSTM, Elman
+from tinyrnn.cells import GRU, LSTM, Elman, LayerNormLSTM
 from tinyrnn.plan import PlanError, plan_of
 from tinyrnn.plan.explain import explanation_of
 from tinyrnn.search import RandomCell, random_description
@@ -89,6 +89,7 @@ PLANS = {
     "LSTM-concatenated": (Concatenated, {}, (1, 1), (1, 1)),
     "LSTM-in-one": (InOne, {}, (1, 1), (1, 1)),
     "LSTM-peepholes": (Peepholes, {}, (1, 1), (1, 1)),
+    "LSTM-layer-norm": (LayerNormLSTM, {}, (1, 1), (1, 1)),
     "GRU": (GRU, {}, (2, 2), (2, 2)),
     "GRU-flipped": (GRU, {"flipped": True}, (2, 2), (2, 2)),
     "GRU-after": (GRU, {"reset": "after"}, (1, 1), (1, 1)),
@@ -139,6 +140,17 @@ def test_deferred():
     ]
 
 
+def test_what_only_a_sum_reads_is_added_up_in_the_loop():
+    e = explanation_of(LayerNormLSTM(I, H)).reverse
+    assert [w.equation.split(" = ")[0] for w in e.summed] == ["da_c", "db_c", "db", "da_h", "da_x"]
+    assert [w.equation.split(" = ")[0] for w in e.deferred] == ["dW_h", "dW_x"]
+    assert [k.columns for k in e.kept] == [4 * H, 4 * H]
+    added = [line for line in e.instructions if line.startswith("partial")]
+    # Those of gains are products of elements, which are added where they are made.
+    assert [line.split(" ")[2] for line in added].count("fma") == 3
+    assert len(added) == 5
+
+
 def test_merged():
     merged = {m.name: (m.parts, m.shape) for m in explanation_of(LSTM(I, H)).forward.merged}
     assert merged == {
@@ -182,7 +194,8 @@ def test_gates_live_where_the_hoisted_product_was():
 
 
 @pytest.mark.parametrize(
-    ("name", "most"), [("Elman", 1), ("LSTM", 7), ("LSTM-in-one", 7), ("GRU", 5), ("GRU-after", 5)]
+    ("name", "most"),
+    [("Elman", 1), ("LSTM", 7), ("LSTM-in-one", 7), ("GRU", 5), ("GRU-after", 5), ("LSTM-layer-norm", 15.5)],
 )
 def test_training_keeps_no_more_than_it_says(name, most):
     kind, options, _, _ = PLANS[name]

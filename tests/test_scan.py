@@ -311,6 +311,19 @@ def test_long_sums_round_the_same_with_and_without_gradients():
     assert_same_bits([tr.scan(cell, xs)[0].data], [quiet])
 
 
+def test_sums_over_many_steps_lose_no_digits():
+    """The gradient of what meets a state element by element is added up in the loop: 16 terms at a time."""
+    x = np.full((8_000, 1, I), np.linspace(0.6, 0.7, I))  # alike, so that roundings do not cancel
+
+    def gradients(dtype):
+        cell = OddCell(lambda p, x, h: x + p.a * h, {"a": (I,)}, ("h",), (I,), dtype=dtype)
+        cell.a.data[...] = 0.25
+        tr.scan(cell, x.astype(dtype))[0].sum().backward()
+        return cell.a.grad
+
+    np.testing.assert_allclose(gradients("float32"), gradients("float64"), rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", WIDTHS)
 def test_values_have_the_same_bits_with_and_without_gradients(name):
     cell = cell_of(name, "float32")

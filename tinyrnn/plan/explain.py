@@ -195,7 +195,7 @@ class _Found:
             for s in t.inputs or ():
                 if s in readers:
                     readers[s] += readers[t] if t in runs_nothing else [place[t]]
-        kept = set(keep)
+        kept = {*keep, *body.step.totals}
 
         def needs_name(t: Tensor) -> bool:
             if t in kept:
@@ -348,19 +348,25 @@ class _Reverse(_Found):
             if outer in emitted and value not in notation.names:
                 notation.name(value, emitted[outer])
         self.loop(loop, loop.program(reverse.plan.records, loop.step.emits), loop.step.emits, nexts)
-        for outer, value in zip(reverse.plan.read_values, loop.step.emits, strict=True):
+        results = zip(
+            (*reverse.plan.read_values, *reverse.plan.read_sums), (*loop.step.emits, *loop.step.totals), strict=True
+        )
+        for outer, value in results:
             notation.names[outer] = notation.of(value)
         for outer, value in zip(inner.nexts, loop.step.nexts, strict=True):
             notation.names.setdefault(outer, notation.of(value))
-        made = {*inner.states, *inner.nexts, *reverse.plan.read_values, *reverse.plan.hoisted, *inner.seqs}
+        added = {*reverse.plan.read_sums}
+        made = {*inner.states, *inner.nexts, *reverse.plan.read_values, *added, *reverse.plan.hoisted, *inner.seqs}
         for t, name in (*emitted.items(), *zip(inner.totals, [f"d{known.of(w)}" for w in weights], strict=True)):
             if t not in notation.names:
                 notation.name(t, name)
         behind = [t for t in topological((*inner.emits, *inner.totals), made) if t not in made]
         done = self.work([t for t in behind if any(map(is_rowed, topological([t])))])
-        sums = {notation.names[t] for t in inner.totals}
-        self.deferred = [w for w in done if w.equation.split(" = ")[0] in sums]
-        self.sunk = tuple(w for w in done if w not in self.deferred)
+        sums = {notation.names[t]: added.isdisjoint(topological([t], made)) for t in inner.totals}
+        named = [(w, sums.get(w.equation.split(" = ")[0])) for w in done]
+        self.deferred = [w for w, deferred in named if deferred]
+        self.summed = tuple(Work(w.equation, 0, 0) for w, deferred in named if deferred is False)
+        self.sunk = tuple(w for w, deferred in named if deferred is None)
         self.optional: tuple[Work, ...] = ()
         self._before_the_loop(seqs, [notation.of(t) for t in inner.emits])
 
@@ -403,5 +409,5 @@ class _Reverse(_Found):
             self.merged, self.hoisted, self.phases, self.sunk, tuple(self.deferred),
             tuple(self.kept_buffers(self.plan.body.step.emits)), self.reads,
             tuple(forward.notation.of(t) for t in body.recomputed), listing(self.program), self.row_bytes(),
-            self.weight_bytes(), self.optional,
+            self.weight_bytes(), self.optional, self.summed,
         )  # fmt: skip

@@ -73,6 +73,7 @@ class Pass:
     sunk        what is done behind the loop, for all steps at once
     deferred    of the reverse: gradients of parameters, summed over all rows and steps behind the loop
     optional    of the reverse: gradients of inputs, where they are wanted; not counted
+    summed      of the reverse: gradients of parameters, added up inside the loop, a few steps at a time
     kept        what is held for every step: forward, for the reverse; in the reverse, for what is deferred and sunk
     reads       of the reverse: what it reads of the forward values
     recomputed  of the reverse: forward values that were not kept because they are cheap
@@ -93,6 +94,7 @@ class Pass:
     row_bytes: int
     weight_bytes: int
     optional: tuple[Work, ...] = ()
+    summed: tuple[Work, ...] = ()
 
     @property
     def products(self) -> tuple[Product, ...]:
@@ -190,7 +192,8 @@ def _lines(e: Explanation) -> Iterator[str]:
             else:
                 for k, line in enumerate(_aligned(phase.equations) or ["copies"]):
                     yield from _row("" if k else "group", line, "" if k else _plural(phase.ops, "op"))
-        for label, works in (("sunk", p.sunk), ("deferred", p.deferred), ("if wanted", p.optional)):
+        behind = (("sunk", p.sunk), ("summed", p.summed), ("deferred", p.deferred), ("if wanted", p.optional))
+        for label, works in behind:
             for w in works:
                 yield from _row(label, w.equation, w.shape)
         if p.kept:

@@ -2,7 +2,8 @@
 
 Slices and reshapes are views of their source's home. What a concatenation joins is computed at its place in the whole,
 so that a product finds its left side in one piece. A value wanted for the whole sequence has its home in that sequence,
-and sums and kept values take the place of a hoisted product that nobody else reads.
+and sums and kept values take the place of a hoisted product that nobody else reads. A value of which only the sum over
+all steps is wanted is added to a few partial sums where it is made.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ class Homes:
         self.body, self.keep = body, list(keep)
         self.program = Program()
         self.home: dict[Tensor, Home] = {}
-        self.nodes = [t for t in topological([*body.nexts, *keep]) if is_rowed(t)]
+        self.nodes = [t for t in topological([*body.nexts, *keep, *body.totals]) if is_rowed(t)]
         later = [t for t in ever_kept if t not in keep]
-        self.readers = consumers([*body.nexts, *keep, *later], self.nodes)
+        self.readers = consumers([*body.nexts, *keep, *body.totals, *later], self.nodes)
         self.scratch: dict[int, None] = {}
         self.vectors: dict[tuple[Tensor, tuple[int, ...]], int] = {}
         self.adds_into: dict[Tensor, Tensor] = {}  # a product -> the sum that it adds itself into
@@ -69,6 +70,7 @@ class Homes:
         ]
         self._homes_of_results(after, recorded)
         self.copies += [(t, b) for k, t in enumerate(body.nexts) for b in (after[k], recorded[k]) if b is not None]
+        self.partial = {t: self._buffer("partial", width(t), k) for k, t in enumerate(body.totals)}
 
     # -- homes ---------------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyrnn._core.kernels import SUM_STEPS
 from tinyrnn._core.tape import Tensor, wrap
 from tinyrnn.ops import concat, take
 from tinyrnn.ops.arrays import GETITEM, RESHAPE
@@ -48,6 +49,16 @@ class Layout:
     def rows(self) -> int:
         """Rows of all steps together."""
         return int(self.ends.sum())
+
+    @property
+    def partial(self) -> int:
+        """Rows of a sum over steps as the loop makes it: one for each row that runs and each block of SUM_STEPS."""
+        return -(-self.steps // SUM_STEPS) * int(self.count[:1].sum())
+
+    def spread(self, sums: Tensor) -> Tensor:
+        """For the rows of all steps those of a sum that they are added to: (partial, ..) -> (rows, ..)."""
+        steps = np.repeat(np.arange(self.steps), self.count)
+        return take(sums, steps // SUM_STEPS * self.count[:1] + np.arange(self.rows) - self.offset[steps])
 
     @cached_property
     def reversed(self) -> Layout:

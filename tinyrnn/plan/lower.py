@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tinyrnn._core import kernels
 from tinyrnn._core.tape import Op, Tensor
+from tinyrnn.ops import add, fma, mul
 from tinyrnn.plan.homes import Home, Homes
 from tinyrnn.plan.program import BufferSpec, PlanError, Program
 from tinyrnn.plan.rewrite import OPS
@@ -59,6 +60,9 @@ class _Lowering(Homes):
             for value, buffer in self.copies:
                 if value is t and self.home[t] != (buffer, 0):
                     self._copy(t, (buffer, 0))
+            if t in self.partial and not self._is_added(t):
+                sums = self.partial[t], 0
+                self._add("map", sums, sums, self._home(t), code=add.code, width=width(t))
             self.program.made.append((t, len(self.program.instructions)))
         self._find_tiles()
 
@@ -108,6 +112,10 @@ class _Lowering(Homes):
             instruction[name], instruction[f"{name}_at"] = buffer, at
         self.program.instructions.append(instruction)
 
+    def _is_added(self, t: Tensor) -> bool:
+        """Whether t is a product of elements that is made where it is added to its sum over steps, and nowhere else."""
+        return t in self.partial and t.op is mul and self.readers[t] == [None]
+
     def _copy(self, t: Tensor, to: Home) -> None:
         self._add("copy", to, self._home(t), width=width(t))
 
@@ -131,7 +139,11 @@ class _Lowering(Homes):
                 for s, one in zip(t.inputs, spread, strict=True)
             ]
             bits = sum(one << k for k, one in enumerate(spread))
-            self._add("map", self._home(t), *operands, code=op.code, width=width(t), spread=bits)
+            if self._is_added(t):
+                sums = self.partial[t], 0
+                self._add("map", sums, *operands, sums, code=fma.code, width=width(t), spread=bits)
+            else:
+                self._add("map", self._home(t), *operands, code=op.code, width=width(t), spread=bits)
         elif op is OPS["matmul"]:
             if t not in self.adds_into:  # else the sum emits it, when the other term is there
                 self._emit_product(t)

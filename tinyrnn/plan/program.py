@@ -41,7 +41,7 @@ class Program:
 
     buffers  BufferSpecs; source is for "vector": (tensor, shape of a row); for "sequence": ("seq", k) an input
              sequence, ("state", k) all states after a step, ("before", k) those before it, ("keep", j) the j-th kept
-             buffer; for "before" and "after": the state's number
+             buffer; for "before" and "after": the state's number; for "partial": that of the sum over steps
     weights  the parameter-level tensors behind products, by number
     keeps    where each kept value lies: (source of its buffer, first column, columns)
     spent    the numbers of input sequences that the loop writes over

@@ -37,6 +37,7 @@ class Plan:
     body                what is left in the loop
     read_before, read_after, read_values    what the results read of the loop: the numbers of states before and after
                         a step, and values in between
+    read_sums           values of which they read nothing but the sum over all rows and steps
     """
 
     def __init__(self, step: Step) -> None:
@@ -59,12 +60,16 @@ class Plan:
             self.read_before = [k for k, s in enumerate(step.states) if s in reads]
             self.read_after = [k for k, t in enumerate(step.nexts) if t in reads and t not in step.states]
             wanted = reads - {*step.states, *step.nexts}
-            self.read_values = sorted(wanted, key=lambda t: t.order)
+            whole = {source_of(s) for t in outer if not _is_sum(t) for s in t.inputs or ()}
+            whole |= {source_of(s) for t in outer if _is_sum(t) for s in t.inputs if source_of(s) is not s}
+            whole |= {source_of(t) for t in (*step.emits, *step.totals)}
+            self.read_values = sorted(wanted & whole, key=lambda t: t.order)
+            self.read_sums = sorted(wanted - whole, key=lambda t: t.order)
             known: dict[Tensor, Tensor] = {}
             for t in (*self.hoisted, *self.weights, *step.states):
                 known[t] = abstract(t.shape, t.dtype, t.name, requires_grad=True)
             nexts = replay(step.nexts, known)
-            values = replay(self.read_values, known)
+            values, sums = replay(self.read_values, known), replay(self.read_sums, known)
         self.body = Body(
             Step(
                 tuple(known[t] for t in self.hoisted),
@@ -72,6 +77,7 @@ class Plan:
                 tuple(known[w] for w in self.weights),
                 tuple(nexts),
                 tuple(values),
+                tuple(sums),
             ),
             self._find_spare(),
         )
@@ -82,6 +88,7 @@ class Plan:
             *(step.states[k] for k in self.read_before),
             *(step.nexts[k] for k in self.read_after),
             *self.read_values,
+            *self.read_sums,
         )
         self._arriving = script.leaves(arriving)
         self._behind = script.part((*step.emits, *step.totals))
@@ -104,13 +111,14 @@ class Plan:
         n, rows = len(self.hoisted), layout.rows
         slots = [*seqs, *params, *self._constants(initial[0])[len(seqs) + len(params) :]]
         ahead = self._ahead.run(slots, rows)
-        values, states, finals = self.body.run(ahead[:n], ahead[n:], initial, layout, self.records)
+        values, sums, states, finals = self.body.run(ahead[:n], ahead[n:], initial, layout, self.records)
         if any(t.op is not None for t in ahead):
             self._drop(slots)
         slots[self._arriving] = (
             *(layout.before(states[k]) for k in self.read_before),
             *(layout.after(states[k]) for k in self.read_after),
             *values,
+            *sums,
         )
         results = self._behind.run(slots, rows)
         n = len(self.step.emits)
@@ -132,7 +140,7 @@ class Plan:
     @property
     def _made(self) -> set[Tensor]:
         """What the loop makes for what is behind it."""
-        return {*self.step.states, *self.step.nexts, *self.read_values}.difference(self.hoisted)
+        return {*self.step.states, *self.step.nexts, *self.read_values, *self.read_sums}.difference(self.hoisted)
 
     @cached_property
     def dropped(self) -> list[Tensor]:
@@ -218,6 +226,11 @@ def _made_inside(behind: Sequence[Tensor], inner: set[Tensor], level: dict[Tenso
     return found
 
 
+def _is_sum(t: Tensor) -> bool:
+    """Whether t is a sum over all rows."""
+    return t.op in (OPS["sum"], OPS["sum_to"]) and is_rowed(t.inputs[0]) and not is_rowed(t)
+
+
 def source_of(t: Tensor) -> Tensor:
     """What t is a slice of: a slice is taken where it is read."""
     while t.op in VIEWS and is_rowed(t.inputs[0]):
@@ -226,8 +239,9 @@ def source_of(t: Tensor) -> Tensor:
 
 
 class Body:
-    """What is left in the loop, on leaves of its own, and its reverse. step.emits: values wanted as sequences.
+    """What is left in the loop, on leaves of its own, and its reverse.
 
+    step.emits: values wanted as sequences; step.totals: values whose sums over all steps are wanted.
     spare: which seqs nobody else reads, so that the loop may use their memory.
     """
 
@@ -241,8 +255,9 @@ class Body:
     def _gradients(self) -> list[Tensor]:
         """The gradients of everything, where one arrives at every result."""
         with recording():
-            wanted = [True] * (len(self.step.seqs) + len(self.step.params))
-            _, found = self.reversed_on_shapes([True] * len(self.step.nexts), self.step.emits, wanted)
+            step = self.step
+            wanted = [True] * (len(step.seqs) + len(step.params))
+            _, found = self.reversed_on_shapes([True] * len(step.nexts), (*step.emits, *step.totals), wanted)
         return [g for g in found if g is not None]
 
     @cached_property
@@ -255,7 +270,7 @@ class Body:
         """What the reverse computes again of the values of the step."""
         step = self.step
         there = {*step.seqs, *step.params, *step.states, *step.nexts, *step.emits, *self.kept}
-        own = {*topological((*step.nexts, *step.emits))} - there
+        own = {*topological(step.results)} - there
         again = own.intersection(topological(self._gradients, there))
         return sorted((t for t in again if t.op not in (None, *VIEWS) and not is_repeated(t)), key=lambda t: t.order)
 
@@ -292,7 +307,7 @@ class Body:
     def _sums_in_blocks(self) -> bool:
         """Whether a product sums in blocks, so that adding itself to a value rounds otherwise than being added."""
         step = self.step
-        return any(t.op is OPS["matmul"] and width(t.inputs[0]) > 256 for t in topological((*step.nexts, *step.emits)))
+        return any(t.op is OPS["matmul"] and width(t.inputs[0]) > 256 for t in topological(step.results))
 
     def program(self, record: Sequence[bool], keep: Sequence[Tensor], chained: bool = True) -> Program:
         key = (tuple(record), tuple(id(t) for t in keep), chained)
@@ -308,19 +323,20 @@ class Body:
         initial: Sequence[Tensor],
         layout: Layout,
         record: Sequence[bool],
-    ) -> tuple[list[Tensor], list[Any], list[Tensor]]:
-        """(emits, recorded states, None for one that was not asked for, final states)."""
+    ) -> tuple[list[Tensor], list[Tensor], list[Any], list[Tensor]]:
+        """(emits, partial sums of totals, recorded states, None for one that was not asked for, final states)."""
         inputs = (*seqs, *params, *initial)
         if tape.mode() == tape.OFF or not any(t.requires_grad for t in inputs):
-            arrays, states, finals = self._loop(seqs, params, initial, layout, record, self.step.emits)
+            arrays, sums, states, ends = self._loop(seqs, params, initial, layout, record, self.step.emits)
             recorded = [None if s is None else tape.wrap(s) for s in states]
-            return [tape.wrap(a) for a in arrays], recorded, [tape.wrap(f) for f in finals]
+            return [tape.wrap(a) for a in arrays], [tape.wrap(a) for a in sums], recorded, [tape.wrap(a) for a in ends]
         keep = (*self.step.emits, *(t for t in self.kept if t not in self.step.emits))
-        arrays, states, _ = self._loop(seqs, params, initial, layout, [True] * len(initial), keep)
-        results: list[Any] = [*states, *arrays]
-        tensors = tape.bundle(LOOP, inputs, (self, layout, keep, tuple(results)), results)
+        arrays, sums, states, _ = self._loop(seqs, params, initial, layout, [True] * len(initial), keep)
+        found: list[Any] = [*states, *arrays]
+        tensors = tape.bundle(LOOP, inputs, (self, layout, keep, tuple(found)), [*found, *sums])
         n = len(states)
-        return tensors[n : n + len(self.step.emits)], tensors[:n], [layout.final(s) for s in tensors[:n]]
+        finals = [layout.final(s) for s in tensors[:n]]
+        return tensors[n : n + len(self.step.emits)], tensors[len(found) :], tensors[:n], finals
 
     def _loop(
         self,
@@ -330,13 +346,14 @@ class Body:
         layout: Layout,
         record: Sequence[bool],
         keep: Sequence[Tensor],
-    ) -> tuple[list[Array], list[Array | None], list[Array]]:
-        """Run the instructions: (kept sequences, recorded states, final states) as arrays."""
+    ) -> tuple[list[Array], list[Array], list[Array | None], list[Array]]:
+        """Run the instructions: (kept sequences, partial sums, recorded states, final states) as arrays."""
         step, dtype = self.step, self.step.states[0].dtype
         program = self.program(record, keep, layout.uniform)
         rows, batch = layout.rows, layout.batch
         device = backend.of(initial[0]._array)
         kept = [device.empty((rows, n), dtype) for n in program.kept_columns]
+        sums = [device.zeros((layout.partial, *t.shape[1:]), dtype) for t in step.totals]
         states: list[Array | None] = []
         pairs: list[tuple[Array, Array] | None] = []
         for w, first, wanted in zip(self.widths, initial, record, strict=True):
@@ -370,6 +387,8 @@ class Body:
                         one = one[batch:]
             elif spec.place in ("before", "after"):
                 one, two = pairs[source]
+            elif spec.place == "partial":
+                one = device.matrix(sums[source], layout.partial, spec.columns)
             elif spec.place == "vector":
                 tensor, row = source
                 one = device.vector(values.get(tensor, tensor)._array, row)
@@ -383,7 +402,7 @@ class Body:
         for k, t in enumerate(keep):
             if t.ndim != 2:
                 found[k] = found[k].reshape(rows, *t.shape[1:])
-        return found, states, finals
+        return found, sums, states, finals
 
     @staticmethod
     def _final(device: Any, pair: tuple[Array, Array] | None, states: Array | None, layout: Layout) -> Array:
@@ -409,9 +428,10 @@ def _choose_kept(step: Step, expressions: Sequence[Tensor]) -> list[Tensor]:
     """Which values of the step its reverse shall find kept, beside states and inputs; the others it computes again.
 
     Sums, products of elements and slices of what is there are computed again, which costs less than memory, unless a
-    deferred product needs them for the whole sequence; everything else that the reverse reads is kept.
+    deferred product needs them for the whole sequence; if one number a row is all they lack, that is kept. Everything
+    else that the reverse reads is kept.
     """
-    own = topological([*step.nexts, *step.emits])
+    own = topological(step.results)
     rowed = {t for t in own if t.op is not None and is_rowed(t)}
     found = topological(expressions, rowed)
     read = {t for t in found if t in rowed}
@@ -426,23 +446,36 @@ def _choose_kept(step: Step, expressions: Sequence[Tensor]) -> list[Tensor]:
         if t in rowed and t not in step.nexts:
             kept[t] = None
 
+    there: set[Tensor] = set()
+
+    def lacks(t: Tensor) -> set[Tensor] | None:
+        """The columns that must be kept for t to be computed again, or None."""
+        if t in there:
+            return set()
+        if not is_cheap(t):
+            return {t} if width(t) == 1 else None
+        found = [lacks(s) for s in t.inputs]
+        return None if any(f is None for f in found) else set().union(*(f for f in found if f))
+
     for t in own:
         if t in read and (not is_cheap(t) or t.op in VIEWS):
             keep(t)
-    there: set[Tensor] = set()
     for t in own:
         found_again = is_cheap(t) and all(s in there for s in t.inputs)
         if t not in rowed or t in kept or t in step.nexts or found_again:
             there.add(t)
         elif t in read:
-            keep(t)
-            there |= {t, source_of(t)}
+            columns = lacks(t) or {t}
+            for c in columns:
+                keep(c)
+            there |= {t, source_of(t), *columns}
     return list(kept)
 
 
 class Reverse:
     """The reverse of a body for one choice of what arrives and what is wanted, as a plan on the body's leaves.
 
+    values_arrive: of what the body keeps and of its totals.
     seqs, kept, before, after: the numbers of the inputs, kept values and states whose forward values it reads.
     """
 
@@ -456,7 +489,7 @@ class Reverse:
         wanted_params: Sequence[bool],
     ) -> None:
         step = body.step
-        values = [t for t, here in zip(keep, values_arrive, strict=True) if here]
+        values = [t for t, here in zip((*keep, *step.totals), values_arrive, strict=True) if here]
         wanted = [*wanted_seqs, *wanted_params]
         (carried, arriving), found = body.reversed_on_shapes(states_arrive, values, wanted)
         targets = [t for t, want in zip((*step.seqs, *step.params), wanted, strict=True) if want]
@@ -511,7 +544,7 @@ def _loop_vjp(
     """The gradients of the loop's inputs: its reverse, run over the same rows in the other direction."""
     step = body.step
     n_seqs, n_params, n_states = len(step.seqs), len(step.params), len(step.states)
-    picked = [tape.pick(hub, k, len(arrays), a) for k, a in enumerate(arrays)]
+    picked = [tape.pick(hub, k, len(gs), a) for k, a in enumerate(arrays)]
     states, values = picked[:n_states], picked[n_states:]
     arrived = tuple(g is not None for g in gs)
     wanted_seqs, wanted_params = tuple(wanted[:n_seqs]), tuple(wanted[n_seqs : n_seqs + n_params])
@@ -525,7 +558,8 @@ def _loop_vjp(
     seqs += [layout.after(states[k]) for k in reverse.after]
     seqs += [values[k] for k in reverse.kept]
     seqs += [layout.after(g) for g in gs[:n_states] if g is not None]
-    seqs += [g for g in gs[n_states:] if g is not None]
+    seqs += [g for g in gs[n_states : len(arrays)] if g is not None]
+    seqs += [layout.spread(g) for g in gs[len(arrays) :] if g is not None]
     device = backend.of(inputs[-1]._array)
     zeros = [tape.wrap(device.zeros((layout.batch, *s.shape[1:]), s.dtype)) for s in step.states]
     emits, totals, finals = reverse.plan.run(seqs, inputs[n_seqs : n_seqs + n_params], zeros, layout.reversed)

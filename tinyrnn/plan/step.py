@@ -25,7 +25,10 @@ PARAMETER, INPUT, STATE = 0, 1, 2
 
 @dataclass(frozen=True)
 class Step:
-    """seqs, states, params: abstract leaves. nexts, emits, totals: results. nexts follow the order of states."""
+    """seqs, states, params: abstract leaves. nexts, emits, totals: results. nexts follow the order of states.
+
+    totals have no rows; in a loop's body they are the values with rows whose sums over all steps are wanted.
+    """
 
     seqs: tuple[Tensor, ...]
     states: tuple[Tensor, ...]

@@ -117,7 +117,7 @@ def stages_of(program: Any) -> Stages:
             before[state] = b
         elif kind in ("after", "state"):
             after.append((state, b))
-        if kind in ("after", "state", "keep") or (kind == "seq" and spec.source in kept):
+        if kind in ("after", "state", "keep", "partial") or (kind == "seq" and spec.source in kept):
             persistent.append(b)
     places = [spec.place for spec in program.buffers]
     columns = [spec.columns for spec in program.buffers]
@@ -171,7 +171,7 @@ class DeviceLoop:
             arguments += [asarray(layout.count.astype(np.int32)), asarray(layout.offset)]
         arguments += [cupy().zeros(tiling.tiles, np.uint32), shares, self.columns]
         for (_, one, two, _), place in zip(buffers, text.stages.places, strict=True):
-            if place in ("sequence", "before", "after", "vector"):
+            if place in ("sequence", "before", "after", "vector", "partial"):
                 arguments += [one, np.int64(0 if place == "vector" else one.strides[0] // one.itemsize)]
             if place in ("before", "after"):
                 arguments.append(two)

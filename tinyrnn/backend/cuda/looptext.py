@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial, reduce
 from itertools import count
 
+from tinyrnn._core import kernels
 from tinyrnn.backend.cuda.stages import CROSS, NAMES, OPS, OWN, Action, Segment, Stages
 
 SIZES = {"float": 4, "double": 8, "bf16": 2, "tf32": 4}  # bytes
@@ -162,7 +163,7 @@ class LoopText:
             found += [("const int *", "count"), ("const long long *", "offset")]
         found += [("unsigned int *", "counters"), (f"{self.real} *", "shares"), ("const int *", "index")]
         for b, place in enumerate(self.stages.places):
-            if place in ("sequence", "before", "after", "vector"):
+            if place in ("sequence", "before", "after", "vector", "partial"):
                 found += [(f"{self.real} *", f"b{b}"), ("long long", f"ld{b}")]
             if place in ("before", "after"):
                 found.append((f"{self.real} *", f"o{b}"))
@@ -262,6 +263,9 @@ class LoopText:
             return f"b{b}[{column}]"
         if place == "sequence":
             return f"b{b}[(off + {row}) * ld{b} + {column}]"
+        if place == "partial":
+            most = "batch" if self.uniform else "count[0]"
+            return f"b{b}[((long long)(s / {kernels.SUM_STEPS}) * {most} + {row}) * ld{b} + {column}]"
         if place in ("before", "after"):
             base = f"(odd ? o{b} : b{b})" if place == "before" else f"(odd ? b{b} : o{b})"
             return f"{base}[{row} * ld{b} + {column}]"
