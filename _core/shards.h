@@ -71,7 +71,7 @@ void shared_gemm(Gemm<T> gemm, ptrdiff_t (*workspace_size)(ptrdiff_t, ptrdiff_t,
                  ptrdiff_t K, bool add, ptrdiff_t threads) {
     constexpr double worth = 4e6;  // multiply-adds a thread: some 50 us, against 10 to start it
     const bool by_rows = M > N;
-    const ptrdiff_t length = by_rows ? M : N, grain = 48;
+    const ptrdiff_t length = by_rows ? M : N, grain = by_rows ? 48 : 32;  // whole tiles
     threads = std::min<ptrdiff_t>({threads, ptrdiff_t(double(M) * N * K / worth), (length + grain - 1) / grain});
     if (threads <= 1) {
         gemm(c, N, a, a_rs, a_cs, b, b_rs, b_cs, M, N, K, add,
