@@ -76,12 +76,14 @@ template <class S> struct Stored {
     template <class T> TR_FN S from(T a) { return (S)a; }
 };
 template <> struct Stored<bf16> { /* to nearest, ties to even; NaN stays */
+    TR_FN bf16 from(bf16 a) { return a; }
     TR_FN bf16 from(float a) {
         const unsigned int b = __float_as_uint(a);
         return a != a ? (bf16)0x7fc0 : (bf16)((b + 0x7fffu + ((b >> 16) & 1u)) >> 16);
     }
 };
 template <> struct Stored<tf32> { /* to nearest, ties to even; NaN stays */
+    TR_FN tf32 from(tf32 a) { return a; }
     TR_FN tf32 from(float a) {
         const unsigned int b = __float_as_uint(a);
         return a != a ? b : (b + 0x0fffu + ((b >> 13) & 1u)) & ~0x1fffu;
@@ -94,8 +96,8 @@ TR_FN constexpr int blocks_of(int n, int size) { return (n + size - 1) / size; }
 
 /* ---- the product ----------------------------------------------------------------------------------------------------
  *
- * out (R, C) = left (R, K) @ weight (K, C), for the C columns that are this block's. left lies in global memory, rows
- * `ld` apart, of which `rows` are there. weight lies as (C, KP), KP >= K, its rows padded; resident in shared memory,
+ * out (R, C) = left (R, K) @ weight (K, C), for the C columns that are this block's. left lies in global memory, as
+ * numbers or as stored, rows `ld` apart, of which `rows` are there. weight lies as (C, KP), KP >= K, its rows padded; resident in shared memory,
  * or in global memory and read along with the left side, KC columns at a time. work: shared memory for the parts of out and for a chunk of the operands (LoopText.layout).
  * All threads of the block take part; out is complete when the call returns. */
 
@@ -248,7 +250,7 @@ TR_FN void bring(const void *from, long long ld, int rows, int quads, Put put) {
 }
 
 /* What lies in 16 bytes of T, as S, into shared memory. */
-template <class T, class S> struct Convert {
+template <class T, class S> struct Put {
     S *to;
     int ld;
     TR_MEMBER void operator()(int row, int quad, uint4 v) const {
@@ -259,14 +261,14 @@ template <class T, class S> struct Convert {
         for (int k = 0; k < n; k++) to[row * ld + quad * n + k] = Stored<S>::from(u.t[k]);
     }
 };
-struct Copy {
-    char *to;
-    int ld; /* bytes */
+template <class S> struct Put<S, S> {
+    S *to;
+    int ld;
     TR_MEMBER void operator()(int row, int quad, uint4 v) const { *((uint4 *)(to + row * ld) + quad) = v; }
 };
 
-template <class M, class P, class T>
-TR_FN void product(T *out, unsigned char *work, const T *left, long long ld, int rows, const typename M::S *weight,
+template <class M, class P, class T, class L>
+TR_FN void product(T *out, unsigned char *work, const L *left, long long ld, int rows, const typename M::S *weight,
                    int weight_ld) {
     typedef typename M::S S;
     constexpr int parts = M::template Jobs<P>::parts, size = P::R * P::C, own_ld = P::KC + pad<S>();
@@ -278,20 +280,19 @@ TR_FN void product(T *out, unsigned char *work, const T *left, long long ld, int
     for (int k0 = 0; k0 < P::K; k0 += P::KC) {
         const int n = least(P::KC, blocks_of(P::K - k0, M::granule) * M::granule);
         __syncthreads(); /* nobody reads the columns before any more */
-        constexpr int whole = least(P::KC, P::K), quads = whole * (int)sizeof(T) / 16; /* columns of most chunks */
-        const T *from = left + k0;
-        const bool fits = whole * (int)sizeof(T) % 16 == 0 && P::K - k0 >= whole && (unsigned long long)from % 16 == 0 &&
-                          ld * sizeof(T) % 16 == 0;
-        if (fits)
-            bring<P::R, quads, P::threads>(from, ld * sizeof(T), rows, quads, Convert<T, S>{rows_of_left, own_ld});
+        constexpr int whole = least(P::KC, P::K), quads = whole * (int)sizeof(L) / 16; /* columns of most chunks */
+        const L *from = left + k0;
+        const bool fits = whole * (int)sizeof(L) % 16 == 0 && P::K - k0 >= whole && (unsigned long long)from % 16 == 0 &&
+                          ld * sizeof(L) % 16 == 0;
+        if (fits) bring<P::R, quads, P::threads>(from, ld * sizeof(L), rows, quads, Put<L, S>{rows_of_left, own_ld});
         for (int r = warp; r < P::R; r += P::warps)
             for (int k = (fits ? whole : 0) + lane; k < n; k += 32)
                 rows_of_left[r * own_ld + k] =
-                    Stored<S>::from(r < rows && k0 + k < P::K ? shared_load(from + r * ld + k) : (T)0);
+                    Stored<S>::from(r < rows && k0 + k < P::K ? shared_load(from + r * ld + k) : (L)0);
         if (!P::resident) /* its rows are padded to whole multiples of 16 bytes */
             bring<P::C, P::KC * (int)sizeof(S) / 16, P::threads>(weight + k0, (long long)weight_ld * sizeof(S), P::C,
                                                                  n * (int)sizeof(S) / 16,
-                                                                 Copy{(char *)rows_of_weight, own_ld * (int)sizeof(S)});
+                                                                 Put<S, S>{rows_of_weight, own_ld});
         __syncthreads();
         M::template add<P>(part, rows_of_left, P::resident ? weight + k0 : rows_of_weight,
                            P::resident ? weight_ld : own_ld, n);

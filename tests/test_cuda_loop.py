@@ -45,13 +45,24 @@ def changed(text, change):
 
 
 def late(text):
-    """The text, but the second of the blocks that share rows comes late to each level, and the last warp of a block to
-    each loop over elements; it should not matter."""
+    """The text, but the second of the blocks that share rows comes late to each level, the first to what is done before
+    all steps, and the last warp of a block to each loop over elements; it should not matter."""
     warps = text.tiling.threads // 32
     block = f"for (int late = 0; late < 100 * ({text.tiling.blocks} > 1 && block == 1); late++) pause();\n"
+    first = f"for (int late = 0; late < 100 * ({text.tiling.blocks} > 1 && block == 0); late++) pause();\n"
     warp = f"for (int late = 0; late < 40 * ({warps} > 1 && thread / 32 == {warps - 1}); late++) pause();\n"
-    level, loop = r"^(?=for \(int r0 = 0; r0 < rows;)", r"^(?=for \(int [er] = [^\n]*\{$|product<)"
-    return changed(text, lambda source: re.sub(loop, warp, re.sub(level, block, source, flags=re.M), flags=re.M))
+    places = [
+        (r"^(?=for \(int r0 = 0; r0 < rows;)", block),
+        (r"^(?=const int odd = 0;)", first),
+        (r"^(?=for \(int [er] = [^\n]*\{$|product<)", warp),
+    ]
+
+    def change(source):
+        for place, delay in places:
+            source = re.sub(place, delay, source, flags=re.M)
+        return source
+
+    return changed(text, change)
 
 
 def check(cupy, pairs, tolerance, seeds=(1,)):
@@ -181,6 +192,65 @@ def test_rounded_operands(cupy, kind, storage):
         assert_agrees(calls[0], run(cupy, *pairs[0]), HALF[storage] / 64)
 
 
+def as_numbers(call, tiling, storage):
+    """The text whose products find their left sides as numbers, and round them themselves."""
+    text = call.text(tiling, storage)
+    text.operand_of.clear()
+    text.operands.clear()
+    return text
+
+
+@either_storage
+@pytest.mark.parametrize(
+    "name", ["LSTM", "GRU", "LSTM-projected", "blocks", "heads", "four_products_in_a_row", "masked"]
+)
+def test_left_sides_rounded_where_they_are_made(cupy, name, storage):
+    """To the same bits as where they are read."""
+    cell, number = cell_of(name, "float32"), list(WIDTHS).index(name)
+    calls = calls_of(cell, case(cell, WIDTHS[name]))
+    calls += calls_of(cell, case(cell, WIDTHS[name], lengths=RAGGED, reverse=True))
+    tilings = [((2, 3, 16, 16, 64, True), (3, 7, 16, 32, 96, False))[(number + k) % 2] for k in range(len(calls))]
+    texts = [call.text(tiling, storage) for call, tiling in zip(calls, tilings, strict=True)]
+    others = [as_numbers(call, tiling, storage) for call, tiling in zip(calls, tilings, strict=True)]
+    assert any(text.operands for text in texts)
+    with in_one_piece([*map(late, texts), *others]):
+        for call, text, other in zip(calls, texts, others, strict=True):
+            found, expected = run(cupy, call, late(text), number), run(cupy, call, other)
+            assert_same_bits(
+                [v.of(found).copy() for v in call.results()], [v.of(expected).copy() for v in call.results()]
+            )
+
+
+@either_storage
+@pytest.mark.parametrize("seed", range(6))
+def test_left_sides_of_random_cells(cupy, seed, storage):
+    rng = np.random.default_rng(100 + seed)
+    description = random_description(rng, ops=(8, 20))
+    cell = RandomCell(description, 3, [1, 3, 5][seed % 3], dtype="float32", rng=rng)
+    calls = calls_of(
+        cell, case(cell, (3,) * description.inputs, rows=7, lengths=[None, [6, 2, 0, 5, 6, 6, 1]][seed % 2])
+    )
+    tiling = (3, 4, 16, 16, 64, True)
+    texts, others = [c.text(tiling, storage) for c in calls], [as_numbers(c, tiling, storage) for c in calls]
+    with in_one_piece([*texts, *others]):
+        for call, text, other in zip(calls, texts, others, strict=True):
+            found, expected = run(cupy, call, text, seed), run(cupy, call, other)
+            assert_same_bits(
+                [v.of(found).copy() for v in call.results()], [v.of(expected).copy() for v in call.results()]
+            )
+
+
+def test_left_sides_that_only_products_read_are_not_kept_as_numbers():
+    cell = cell_of("GRU", "float32")
+    with tr.no_grad():
+        call = calls_of(cell, case(cell))[0]
+    assert sorted(call.text(ROUNDED[0], "float").scratch.values()) == [5, 10]  # r * h, and both gates
+    for storage in HALF:
+        text = call.text(ROUNDED[0], storage)
+        assert [*text.scratch.values()] == [10]
+        assert sorted(operand.before for operand in text.operands) == [False, True]
+
+
 @either_storage
 def test_operands_that_need_no_rounding(cupy, storage):
     """One step of them is float32's."""
@@ -256,27 +326,28 @@ def without(text, wait, number, instead):
     return changed(text, lambda _: head + instead + tail)
 
 
-def shows(cupy, call, text, seeds=range(6)):
-    """Whether an order of the threads is found in which the result is wrong."""
+def shows(cupy, call, text, right, seeds=range(6)):
+    """Whether an order of the threads is found in which the result has other bits than `right` has."""
     for seed in seeds:
         try:
-            assert_agrees(call, run(cupy, call, text, seed), TOLERANCE["float64"])
+            assert_same_bits(run(cupy, call, text, seed), right)
         except AssertionError:
             return True
     return False
 
 
-@pytest.mark.parametrize("name", ["LSTM", "LayerNormGRU"])
-def test_a_missing_wait_for_all_shows(cupy, name):
+@pytest.mark.parametrize(("name", "storage"), [("LSTM", "double"), ("LayerNormGRU", "double"), ("GRU", "bf16")])
+def test_a_missing_wait_for_all_shows(cupy, name, storage):
     """Blocks that do not wait for each other, at any of the places where they do."""
-    cell = cell_of(name)
+    cell = cell_of(name, "float64" if storage == "double" else "float32")
     for call in calls_of(cell, case(cell, rows=3))[1:]:
-        text = late(call.text((3, 3, 2, 4, 32, True)))
+        text = late(call.text((3, 3, 2, 4 if storage == "double" else 16, 32, True), storage))
         wait = "wait_for_all(counters + tile, 3, turn);"
         broken = [without(text, wait, k, "__syncthreads();") for k in range(text.text().count(wait))]
         assert broken
-        with in_one_piece(broken):
-            assert all(shows(cupy, call, one) for one in broken)
+        with in_one_piece([text, *broken]):
+            right = run(cupy, call, text)
+            assert [k for k, one in enumerate(broken) if not shows(cupy, call, one, right)] == []
 
 
 def test_a_missing_barrier_shows(cupy):
@@ -284,5 +355,7 @@ def test_a_missing_barrier_shows(cupy):
     cell = cell_of("LSTM")
     call = calls_of(cell, case(cell))[0]
     text = late(call.text((2, 4, 2, 4, 64, True)))
-    assert not shows(cupy, call, text)
-    assert shows(cupy, call, without(text, "__syncthreads();", 1, ""))  # 0 is between two uses by the same threads
+    right = run(cupy, call, text)
+    assert not shows(cupy, call, text, right)
+    # 0 is between two uses by the same threads
+    assert shows(cupy, call, without(text, "__syncthreads();", 1, ""), right)

@@ -100,7 +100,8 @@ def _step_time(text: LoopText) -> float:
     for product in text.products:
         side = text.side(product)
         chunks = blocks_of(side.inner, text.tiling.depth) * blocks_of(rows, text.tiling.chunk)
-        read = side.inner * (rows * text.item + (0 if text.tiling.resident else side.columns * text.stored))
+        item = text.stored if product in text.operand_of else text.item
+        read = side.inner * (rows * item + (0 if text.tiling.resident else side.columns * text.stored))
         time += TRIP * chunks + read / STAGED + side.inner * side.columns * rows / rate
     return time
 
@@ -176,6 +177,8 @@ class DeviceLoop:
             if place in ("before", "after"):
                 arguments.append(two)
         arguments += [cupy().empty((2, batch, columns), dtype) for columns in text.scratch.values()]
+        stored = np.dtype(STORAGES[text.storage])
+        arguments += [cupy().empty((2, batch, operand.ld), stored) for operand in text.operands]
         arguments += self._packed(weights)
         blocks = tiling.blocks * blocks_of(batch, tiling.rows)
         self.kernel((blocks,), (tiling.threads,), tuple(arguments), shared_mem=text.layout["end"])

@@ -3,7 +3,8 @@
 The blocks of one tile of rows share the units among them, and wait for each other; tiles of rows never meet. One has
 its columns of the weights, in shared memory where they fit. Inside a level a block takes its rows a chunk at a time, so
 that a product's result is in shared memory when the elementwise code behind it runs, which reads it there, keeps what
-it makes in registers and writes only what is read elsewhere.
+it makes in registers and writes only what is read elsewhere. Where products round their operands, whoever makes a left
+side leaves it rounded, in half the bytes for bf16, and once instead of in every block that reads it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from functools import cached_property, partial, reduce
 from itertools import count
 
 from tinyrnn._core import kernels
-from tinyrnn.backend.cuda.stages import CROSS, NAMES, OPS, OWN, Action, Segment, Stages
+from tinyrnn.backend.cuda.stages import CROSS, NAMES, OPS, OWN, Action, Location, Segment, Stages
 
 SIZES = {"float": 4, "double": 8, "bf16": 2, "tf32": 4}  # bytes
 GRANULES = {"float": 4, "double": 4, "bf16": 16, "tf32": 8}  # of k in device.h's products
@@ -52,6 +53,25 @@ class Side:
     stretches: int
 
 
+@dataclass(frozen=True)
+class Operand:
+    """A product's left side as it is stored, its own array for even and for odd steps.
+
+    buffer, at, inner: where it lies as numbers; before: whether that is a state before the step, to which the step
+    before wrote; writers: what makes its parts.
+    """
+
+    buffer: int
+    at: int
+    inner: int
+    before: bool
+    writers: tuple[Action, ...]
+
+    @property
+    def ld(self) -> int:
+        return blocks_of(self.inner, 8) * 8  # rows begin at multiples of 16 bytes
+
+
 def pack_text(real: str, storage: str) -> str:
     """The kernel that brings a weight's columns into the order in which blocks read them, a block for each.
 
@@ -80,6 +100,9 @@ class LoopText:
         self.backwards, self.uniform = backwards, uniform
         self.own = blocks_of(stages.units, tiling.blocks)
         self.products = [a for a in stages.actions if a.form == "product"]
+        found = {} if storage == real else {p: self._operand(p) for p in self.products}
+        self.operand_of = {p: operand for p, operand in found.items() if operand is not None}
+        self.operands = {operand: n for n, operand in enumerate(dict.fromkeys(self.operand_of.values()))}
         self.slots = {key: n for n, key in enumerate(stages.row_slots())}
         self.folds = {a: n for n, a in enumerate(a for a in stages.actions if a.form == "fold")}
         self.item, self.stored = SIZES[real], SIZES[storage]
@@ -151,8 +174,64 @@ class LoopText:
                     found[at[0]] = self.stages.columns[at[0]]
         return found
 
-    def _goes_to_memory(self, action: Action, at: tuple[int, int], reach: str) -> bool:
-        return reach == CROSS or self.stages.is_stored(action, at)
+    def _goes_to_memory(self, action: Action, at: Location, reach: str) -> bool:
+        return reach == CROSS or self._is_stored(action, at)
+
+    def _is_stored(self, action: Action, at: Location) -> bool:
+        return self.stages.is_stored(action, at, [p for p, operand in self.operand_of.items() if not operand.before])
+
+    # -- left sides as they are stored ---------------------------------------------------------------------------------
+
+    def _operand(self, product: Action) -> Operand | None:
+        """What a product may read instead of numbers: None if not all of it is made where it can be rounded."""
+        stages, i = self.stages, product.code
+        places = stages.cut(i["a"], i["a_at"], i["inner"])
+        ways: list[tuple[bool, list[Action | None]]] = [(False, [stages.writer_of.get((product, at)) for at in places])]
+        for before, after in stages.states:
+            if before == i["a"] and not any(ways[0][1]):
+                ways.append((True, [stages.last.get((after, c)) for _, c in places]))
+        for is_before, writers in ways:
+            made = tuple(dict.fromkeys(w for w in writers if w is not None))
+            whole = i["a_at"] % stages.units == 0 == i["inner"] % stages.units
+            if None not in writers and all(
+                w.form in ("product", "elements") or (w.form == "units" and whole) for w in made
+            ):
+                return Operand(i["a"], i["a_at"], i["inner"], is_before, made)
+        return None
+
+    def _send(self, action: Action, first: int, columns: int, row: str, column: str, value: str) -> Iterator[str]:
+        """Leave a value for the products that read it as a left side. first, columns: which of the buffer it may be."""
+        for operand, n in self.operands.items():
+            last = operand.at + operand.inner
+            if action not in operand.writers or first >= last or first + columns <= operand.at:
+                continue
+            inside = operand.at <= first and first + columns <= last
+            guard = "" if inside else f"if ({column} >= {operand.at} && {column} < {last}) "
+            odd = "1 - odd" if operand.before else "odd"
+            place = f"x{n}[((long long)({odd}) * batch + {row}) * {operand.ld} + {column} - {operand.at}]"
+            yield f"{guard}{place} = Stored<{self.storage}>::from({value});"
+
+    def _first_operands(self) -> Iterator[str]:
+        """The states before the first step, as they are stored."""
+        firsts = [(operand, n) for operand, n in self.operands.items() if operand.before]
+        if not firsts:
+            return
+        tiling, threads = self.tiling, self.tiling.threads
+        yield "{"
+        yield "const int odd = 0;"
+        if self.uniform:
+            yield f"const long long off = {'(steps - 1ll) * batch' if self.backwards else '0'};"
+        for operand, n in firsts:
+            yield "{"
+            yield f"const int count = least(batch - row0, {tiling.rows}) * {operand.inner};"
+            yield f"for (int e = block * {threads} + thread; e < count; e += {tiling.blocks * threads}) {{"
+            yield f"const int row = row0 + e / {operand.inner}, c = e % {operand.inner};"
+            value = self._at(operand.buffer, "row", f"{operand.at} + c")
+            yield f"x{n}[(long long)row * {operand.ld} + c] = x{n}[((long long)batch + row) * {operand.ld} + c] ="
+            yield f"    Stored<{self.storage}>::from({value});"
+            yield from "}}"
+        yield "}"
+        yield self._wait()
 
     # -- the kernel ----------------------------------------------------------------------------------------------------
 
@@ -168,6 +247,7 @@ class LoopText:
             if place in ("before", "after"):
                 found.append((f"{self.real} *", f"o{b}"))
         found += [(f"{self.real} *", f"s{b}") for b in self.scratch]
+        found += [(f"{self.storage} *", f"x{n}") for n in self.operands.values()]
         return found + [(f"const {self.storage} *", f"weight{n}") for n in self.sides.values()]
 
     def text(self) -> str:
@@ -198,6 +278,7 @@ class LoopText:
                 ]
         lines += [
             "unsigned int turn = 0;",
+            *self._first_operands(),
             "for (int k = 0; k < steps; k++) {",
             "const int s = steps - 1 - k, odd = k & 1;" if self.backwards else "const int s = k, odd = k & 1;",
             "const int going = batch;" if self.uniform else "const int going = count[s];",
@@ -286,14 +367,14 @@ class LoopText:
             i, n, side = action.code, self.products.index(action), self.side(action)
             sizes = (self.tiling.chunk, side.columns, side.inner, self.depth(side), self.tiling.threads)
             shape = f"Shape<{', '.join(map(str, sizes))}, {str(self.tiling.resident).lower()}>"
-            left = self._at(i["a"], "(row0 + r0)", str(i["a_at"]))
-            place = self.stages.places[i["a"]]
-            ld = f"{self.stages.columns[i['a']]}" if place in ("scratch", "tile") else f"ld{i['a']}"
+            left, ld = self._left(action)
             weight = f"w{self.sides[side]}, {self.weight_ld(side)}"
-            yield f"product<{self.kind}, {shape}, Real>(t{n}, work, &{left}, {ld}, n, {weight});"
+            yield f"product<{self.kind}, {shape}>(t{n}, work, &{left}, {ld}, n, {weight});"
             yield "__syncthreads();"
             stored = any(self._goes_to_memory(action, at, reach) for at, reach in action.writes)
-            if not (i["add"] or stored):
+            column = f"({i['dst_at']} + j)"
+            sent = [*self._send(action, i["dst_at"], i["width"], "row", column, f"t{n}[e]")]
+            if not (i["add"] or stored or sent):
                 continue
             yield f"for (int e = thread; e < n * {side.columns}; e += {self.tiling.threads}) {{"
             yield f"const int r = e / {side.columns}, c = e % {side.columns}, row = row0 + r0 + r;"
@@ -312,8 +393,21 @@ class LoopText:
                 yield f"if (there) t{n}[e] += {old};"
             if stored:
                 yield f"if (there) {to} = t{n}[e];"
+            if sent:
+                yield from ("if (there) {", *sent, "}")
             yield "}"
             yield "__syncthreads();"
+
+    def _left(self, product: Action) -> tuple[str, str]:
+        """Where a product's left side begins, for the rows from r0 on, and its elements from row to row."""
+        i = product.code
+        if product in self.operand_of:
+            operand = self.operand_of[product]
+            n, ld = self.operands[operand], operand.ld
+            return f"x{n}[((long long)odd * batch + row0 + r0) * {ld}]", str(ld)
+        place = self.stages.places[i["a"]]
+        ld_name = f"{self.stages.columns[i['a']]}" if place in ("scratch", "tile") else f"ld{i['a']}"
+        return self._at(i["a"], "(row0 + r0)", str(i["a_at"])), ld_name
 
     def _unit_segment(self, segment: Segment) -> Iterator[str]:
         """One thread for a row's columns of one unit: straight code, values in registers."""
@@ -381,8 +475,9 @@ class LoopText:
             for m, value in enumerate(made):
                 column = i["dst_at"] + m * units
                 known[i["dst"], column // units] = value
-                if any(stages.is_stored(action, at) for at in stages.cut(i["dst"], column, units)):
+                if any(self._is_stored(action, at) for at in stages.cut(i["dst"], column, units)):
                     lines.append(f"{self._at(i['dst'], 'row', f'{column} + unit')} = {value};")
+                lines += self._send(action, column, units, "row", f"({column} + unit)", value)
         return lines
 
     @staticmethod
@@ -431,7 +526,7 @@ class LoopText:
         at = (action.code["dst"], 0)
         if (action, at) in self.slots:
             yield f"row_values[{self.slots[action, at] * self.tiling.rows} + r] = {value};"
-        if self.stages.is_stored(action, at):
+        if self._is_stored(action, at):
             yield f"if (block == 0) {self._at(at[0], 'row', '0')} = {value};"
 
     def _neutral(self, action: Action) -> str:
@@ -498,4 +593,5 @@ class LoopText:
                 yield f"for (int x = 0; x < {i['n']}; x++) v = {self._joined(action, 'v', element)};"
             to = self._at(i["dst"], "row", f"{i['dst_at']} + j")
             yield f"{to} = v;"
+            yield from self._send(action, i["dst_at"], width, "row", f"({i['dst_at']} + j)", "v")
             yield "}"

@@ -11,9 +11,9 @@ def set_precision(precision: str) -> None:
     """How float32 products on the GPU take their operands, from now on; sums are float32 always.
 
     precision: "float32" as they are, the default; "tf32" rounded to 10 bits behind the point; "bf16" to 7 inside the
-    time loop, where that takes half the room, so that wider states fit the chip, and to TF32's 10 in all other
-    products. The last two run on tensor cores. Float64 and the CPU are not affected. Raises ValueError for any other
-    precision.
+    time loop, where that takes half the room, so that wider states fit the chip and half as much goes from block to
+    block, and to TF32's 10 in all other products. The last two run on tensor cores. Float64 and the CPU are not
+    affected. Raises ValueError for any other precision.
     """
     global _precision
     if precision not in PRECISIONS:

@@ -21,7 +21,7 @@ writes do. `wrap` says whether blocks also have to wait for each other between o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -271,14 +271,17 @@ class Stages:
         """Who writes a location last."""
         return {at: action for action in self.actions for at, _ in action.writes}
 
-    def is_stored(self, action: Action, at: Location) -> bool:
-        """Whether what an action writes there has to be in memory: it is wanted later, or read from elsewhere."""
+    def is_stored(self, action: Action, at: Location, served: Sequence[Action] = ()) -> bool:
+        """Whether what an action writes there has to be in memory: it is wanted later, or read from elsewhere.
+
+        served: products that find their left side otherwise.
+        """
         if at[0] in self.persistent and self.last[at] is action:
             return True
         own = self.segment_of[action]
         for reader, reach in self.readers.get((action, at), ()):
             there = self.segment_of[reader]
-            if reach == CROSS:
+            if reach == CROSS and reader not in served:
                 return True
             if reach == OWN and there is not own and not self.in_tile(action, reader):
                 return True
