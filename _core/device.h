@@ -55,6 +55,29 @@ TR_FN void wait_for_all(unsigned int *counter, unsigned int blocks, unsigned int
     __syncthreads();
 }
 
+/* The same for the blocks of one cluster, which are neighbours and all there (sm_90): `blocks` of them. */
+template <int blocks> TR_FN void wait_in_cluster() {
+#ifdef TR_HOST_SHIM
+    tr_shim_cluster_wait(blocks);
+#else
+    asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" : : : "memory");
+#endif
+}
+
+/* Into the same place of the shared memory of every block of the cluster. */
+template <int blocks, class T> TR_FN void to_all(T *p, T value) {
+#pragma unroll
+    for (int rank = 0; rank < blocks; rank++) {
+        T *there;
+#ifdef TR_HOST_SHIM
+        there = (T *)tr_shim_cluster_map(p, rank, blocks);
+#else
+        asm("mapa.u64 %0, %1, %2;" : "=l"(there) : "l"(p), "r"(rank));
+#endif
+        *(volatile T *)there = value;
+    }
+}
+
 /* Have the second-level cache fetch what will be read a step later. */
 TR_FN void prefetch(const void *p) {
 #ifndef TR_HOST_SHIM
@@ -267,6 +290,29 @@ template <class S> struct Put<S, S> {
     TR_MEMBER void operator()(int row, int quad, uint4 v) const { *((uint4 *)(to + row * ld) + quad) = v; }
 };
 
+/* The parts of out that several warps have, together. */
+template <class P, class T> TR_FN void join(T *out, const T *part, int parts) {
+    constexpr int size = P::R * P::C;
+    for (int i = threadIdx.x; i < size; i += P::threads) {
+        T sum = part[i];
+        for (int p = 1; p < parts; p++) sum += part[p * size + i];
+        out[i] = sum;
+    }
+}
+
+/* The same with all of left in shared memory, its rows KC + pad apart, zeros behind K. */
+template <class M, class P, class T>
+TR_FN void product_here(T *out, unsigned char *work, const typename M::S *left, const typename M::S *weight,
+                        int weight_ld) {
+    constexpr int parts = M::template Jobs<P>::parts, size = P::R * P::C;
+    T *part = (T *)work;
+    for (int i = threadIdx.x; i < parts * size; i += P::threads) part[i] = (T)0;
+    __syncthreads();
+    M::template add<P>(part, left, weight, weight_ld, P::KC);
+    __syncthreads();
+    join<P>(out, part, parts);
+}
+
 template <class M, class P, class T, class L>
 TR_FN void product(T *out, unsigned char *work, const L *left, long long ld, int rows, const typename M::S *weight,
                    int weight_ld) {
@@ -298,11 +344,7 @@ TR_FN void product(T *out, unsigned char *work, const L *left, long long ld, int
                            P::resident ? weight_ld : own_ld, n);
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < size; i += P::threads) {
-        T sum = part[i];
-        for (int p = 1; p < parts; p++) sum += part[p * size + i];
-        out[i] = sum;
-    }
+    join<P>(out, part, parts);
 }
 
 }  // namespace TR_ISA

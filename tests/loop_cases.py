@@ -14,9 +14,10 @@ import tinyrnn as tr
 from tinyrnn.backend import cpu
 from tinyrnn.backend.cuda import library, loop
 from tinyrnn.backend.cuda import text as device_text
-from tinyrnn.backend.cuda.looptext import LoopText, Tiling, blocks_of
+from tinyrnn.backend.cuda.looplayout import Tiling, blocks_of
+from tinyrnn.backend.cuda.looptext import LoopText
 
-# blocks, rows of a tile, rows at a time, depth, threads, resident: up to 7 rows, on a device for 8 blocks
+# blocks, rows of a tile, rows at a time, depth, threads, resident, cluster: up to 7 rows, on a device for 8 blocks
 TILINGS = [
     (1, 6, 4, 256, 64, True),
     (2, 3, 2, 4, 64, True),
@@ -24,11 +25,13 @@ TILINGS = [
     (4, 7, 4, 4, 32, False),
     (4, 4, 8, 8, 128, True),
     (8, 7, 1, 4, 32, True),
+    (2, 3, 4, 4, 64, True, True),
+    (3, 7, 3, 8, 32, True, True),
 ]
 
 
-def tiled(batch, blocks, rows, chunk, depth, threads, resident):
-    return Tiling(blocks, blocks_of(batch, rows), rows, chunk, depth, threads, resident)
+def tiled(batch, blocks, rows, chunk, depth, threads, resident, cluster=False):
+    return Tiling(blocks, blocks_of(batch, rows), rows, chunk, depth, threads, resident, cluster)
 
 
 @dataclass(frozen=True)

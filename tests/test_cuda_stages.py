@@ -297,7 +297,7 @@ def test_the_check_of_waits_can_fail():
 
 # -- tilings -----------------------------------------------------------------------------------------------------------
 
-H200 = Machine(132, 227 << 10)
+H200 = Machine(132, 227 << 10, 8)
 
 
 def gated(units, gates=4):
@@ -332,6 +332,16 @@ def test_weights_stay_where_they_fit():
     assert not chosen(gated(1792), 16).tiling.resident
     assert chosen(gated(1792), 16, storage="bf16").tiling.resident
     assert not chosen(gated(128), 16, Machine(4, 48 << 10)).tiling.resident
+
+
+def test_small_cells_stay_in_clusters():
+    """Where the weights fit one, and there are any."""
+    for batch in (1, 16, 128):
+        tiling = chosen(gated(128), batch).tiling
+        assert tiling.cluster
+        assert tiling.blocks <= H200.cluster
+        assert not chosen(gated(128), batch, Machine(132, 227 << 10)).tiling.cluster
+    assert not chosen(gated(1024), 16).tiling.cluster  # 16 MB of weights
 
 
 def test_no_tiling_fits():

@@ -14,6 +14,7 @@ from cell_table import CELLS, LENGTHS, B, H, I, T, make, sequence
 
 import tinyrnn as tr
 from tinyrnn import train
+from tinyrnn.backend.cuda import loop
 from tinyrnn.search import RandomCell, random_description
 
 HOST = os.environ.get("TINYRNN_TEST_CUDA") == "host"
@@ -107,6 +108,22 @@ def test_the_same_bits_every_time():
     cell = tr.cells.LayerNormLSTM(I, 19, rng=0).to("cuda")
     once, twice = (values_of(cell, sequence(shape=(4, 18, I))) for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(once, twice, strict=True))
+
+
+@pytest.mark.parametrize("cluster", [False, True])
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "LayerNormLSTM"])
+def test_blocks_wait_for_all_or_for_their_cluster(name, cluster, monkeypatch):
+    machine = loop.this_machine()
+    if cluster and not machine.cluster:
+        pytest.skip("this device has no clusters")
+    monkeypatch.setattr(loop, "this_machine", lambda: dataclasses.replace(machine, cluster=8 * cluster))
+    monkeypatch.setattr(loop, "CLUSTERS", (4,))
+    tilings = []
+    monkeypatch.setattr(loop, "_step_time", lambda text: tilings.append(text.tiling) or not text.tiling.cluster)
+    cell = getattr(tr.cells, name)(I, 40, dtype="float64", rng=0)
+    both(cell, sequence(shape=(T, 18, I)), 1e-12)
+    both(cell, sequence(), 1e-12, lengths=LENGTHS, reverse=True)
+    assert cluster == any(tiling.cluster for tiling in tilings)
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 2e-6), ("tf32", 2e-3), ("bf16", 2e-2)])

@@ -55,6 +55,7 @@ def test_errors_name_the_text():
 ARCHS = ["sm_80", "sm_90"]
 NUMBERS = [("float", "float"), ("double", "double"), ("float", "tf32"), ("float", "bf16")]
 RESIDENT, STREAMING = (2, 4, 16, 256, 256, True), (3, 2, 4, 32, 128, False)  # blocks, rows, chunk, depth, threads
+TILINGS = {"sm_80": (RESIDENT, STREAMING), "sm_90": (RESIDENT, STREAMING, (2, 4, 16, 256, 256, True, True))}
 
 
 def compile_loops(texts, arch):
@@ -71,14 +72,15 @@ def compile_loops(texts, arch):
 def test_loops_compile(name, lengths, real, storage, arch):
     cell = cell_of(name)
     calls = calls_of(cell, case(cell, lengths=lengths))
-    compile_loops([c.text(tiling, storage, real) for c in calls for tiling in (RESIDENT, STREAMING)], arch)
+    compile_loops([c.text(tiling, storage, real) for c in calls for tiling in TILINGS[arch]], arch)
 
 
 def compile_in_turns(calls, number):
     """With one kind of number and for one device, the next ones by the next number."""
-    real, storage = NUMBERS[number % 4]
-    texts = [c.text((RESIDENT, STREAMING)[(number + k) % 2], storage, real) for k, c in enumerate(calls)]
-    compile_loops(texts, ARCHS[number // 4 % 2])
+    (real, storage), arch = NUMBERS[number % 4], ARCHS[number // 4 % 2]
+    tilings = TILINGS[arch]
+    texts = [c.text(tilings[(number + k) % len(tilings)], storage, real) for k, c in enumerate(calls)]
+    compile_loops(texts, arch)
 
 
 @pytest.mark.parametrize("name", WIDTHS)

@@ -28,6 +28,7 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
+#define __cluster_dims__(...)
 #define __align__(n) __attribute__((aligned(n)))
 
 #define TR_SHIM_VECTORS(T, name, size2, size4)                                                     \
@@ -184,6 +185,11 @@ static inline void __syncthreads() { tr_shim::barrier("__syncthreads", 0); }
 static inline int __syncthreads_count(int predicate) { return tr_shim::barrier("__syncthreads_count", predicate); }
 static inline int __syncthreads_or(int predicate) { return tr_shim::barrier("__syncthreads_or", predicate) != 0; }
 static inline int __syncthreads_and(int predicate) { return tr_shim::barrier("__syncthreads_and", !predicate) == 0; }
+
+static inline void tr_shim_cluster_wait(unsigned blocks) { tr_shim::cluster_barrier(blocks); }
+static inline void *tr_shim_cluster_map(void *p, unsigned rank, unsigned blocks) {
+    return tr_shim::cluster_map(p, rank, blocks);
+}
 
 static inline void __threadfence() { tr_shim::maybe_leave(); }
 static inline void __threadfence_block() { tr_shim::maybe_leave(); }

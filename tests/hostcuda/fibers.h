@@ -92,6 +92,7 @@ struct Block {
     unsigned char *shared;
     Thread *threads;
     unsigned live, arrived;
+    unsigned gathered;     /* threads that wait for their cluster, counted by its first block */
     const char *barrier;   /* the one at which threads have arrived */
     int true_here, trues;  /* the predicates at this barrier, and their sum at the last one */
 };
@@ -263,6 +264,34 @@ static int barrier(const char *name, int predicate) {
     return block->trues;
 }
 
+/* The first of the blocks of a cluster, which lie side by side in a launch of one dimension. */
+static Block *first_of_cluster(unsigned size) {
+    const unsigned n = launched.block.x * launched.block.y * launched.block.z;
+    if (n_threads < n * launched.grid.x || launched.grid.x % size) fail("the blocks of a cluster do not run together");
+    return self->block - self->block->index.x % size;
+}
+
+static void cluster_barrier(unsigned size) {
+    Block *blocks = first_of_cluster(size);
+    const unsigned n = launched.block.x * launched.block.y * launched.block.z;
+    unsigned live = 0;
+    for (unsigned b = 0; b < size; b++) live += blocks[b].live;
+    if (++blocks->gathered < live) return wait("barrier.cluster");
+    blocks->gathered = 0;
+    for (Thread *t = blocks->threads; t < blocks->threads + size * n; t++)
+        if (!t->ended && t != self) make_ready(t);
+}
+
+/* Where a place in this block's shared memory lies in that of another of its cluster. */
+static void *cluster_map(void *p, unsigned rank, unsigned size) {
+    const unsigned char *own = self->block->shared;
+    if ((unsigned char *)p < own || (unsigned char *)p >= own + launched.shared || rank >= size)
+        fail("a place of no shared memory in a cluster");
+    const Block &other = first_of_cluster(size)[rank];
+    if (other.live == 0) fail("the shared memory of a block of the cluster that has ended");
+    return other.shared + ((unsigned char *)p - own);
+}
+
 /* Lets the lanes go if all of `mask` that live are there. */
 static bool complete(Warp *warp, unsigned place) {
     const unsigned mask = warp->waiting[place].mask, arrived = warp->waiting[place].arrived;
@@ -353,7 +382,7 @@ static void run_blocks(Block *blocks, Warp *warps, unsigned n_blocks, unsigned f
                        at / launched.grid.x / launched.grid.y};
         block.threads = threads + (size_t)b * n;
         block.live = n;
-        block.arrived = block.true_here = block.trues = 0;
+        block.arrived = block.gathered = block.true_here = block.trues = 0;
         memset(block.shared, NAN_BYTE, launched.shared + GUARD);
         for (unsigned i = 0; i < n; i++) {
             Thread &t = block.threads[i];

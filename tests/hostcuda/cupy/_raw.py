@@ -22,7 +22,8 @@ from cupy.cuda.driver import CUDADriverError
 HEADERS = [Path(__file__).parents[1] / name for name in ("cuda_host.h", "fibers.h")]
 FLAGS = ["-std=c++17", "-O1", "-ffp-contract=off", "-w", "-D__CUDACC__", "-DTR_HOST_SHIM", "-shared", "-fPIC"]
 
-BOUNDS = r"(?:__launch_bounds__\s*\((?P<bounds{}>(?:[^()]|\([^()]*\))*)\)\s*)?"
+CLUSTER = r"(?:__cluster_dims__\s*\([^()]*\)\s*)?"
+BOUNDS = CLUSTER + r"(?:__launch_bounds__\s*\((?P<bounds{}>(?:[^()]|\([^()]*\))*)\)\s*)?"
 KERNEL = re.compile(
     r'extern\s+"C"\s+__global__\s+' + BOUNDS.format(1) + r"void\s+" + BOUNDS.format(2) + r"(?P<name>\w+)\s*\("
 )
@@ -104,7 +105,8 @@ class RawModule:
                 f"CUDA_ERROR_NOT_FOUND: named symbol not found ({name!r}; the text has {', '.join(kernels) or 'none'}: "
                 '`extern "C" __global__ void name(...)`, not made by a macro)'
             )
-        return RawKernel._of(library, name, self.enable_cooperative_groups)
+        # The blocks of a cluster run together, as do those of a cooperative launch.
+        return RawKernel._of(library, name, self.enable_cooperative_groups or "__cluster_dims__(" in self.code)
 
 
 class Function:

@@ -16,7 +16,8 @@ import numpy as np
 from tinyrnn.backend.cuda import asarray, zeros
 from tinyrnn.backend.cuda.arrays import concat
 from tinyrnn.backend.cuda.library import cupy
-from tinyrnn.backend.cuda.looptext import LoopText, Tiling, blocks_of, pack_text
+from tinyrnn.backend.cuda.looplayout import Tiling, blocks_of
+from tinyrnn.backend.cuda.looptext import LoopText, pack_text
 from tinyrnn.backend.cuda.precision import get_precision
 from tinyrnn.backend.cuda.stages import Stages
 from tinyrnn.backend.cuda.text import kernels_of
@@ -25,9 +26,10 @@ __all__ = ["concat", "empty", "matrix", "run_loop", "vector", "zeros"]
 
 REALS = {"float32": "float", "float64": "double"}
 STORAGES = {"float": "float32", "double": "float64", "bf16": "uint16", "tf32": "uint32"}  # as arrays hold them
+CLUSTERS = (8, 4, 2, 1)
 DEPTHS = (4096, 2048, 1024, 512, 256, 128, 64, 32)
 THREADS = 256
-WAIT, TRIP = 1500.0, 700.0  # ns of a wait of all blocks, and of a load from the second-level cache
+WAIT, CLUSTER_WAIT, TRIP = 1500.0, 300.0, 700.0  # ns of a wait of all blocks, of a cluster's, of a load from its cache
 STAGED, MULTIPLIED, TENSORED = 60.0, 100.0, 1000.0  # bytes, multiply-adds, those of tensor cores a ns and block
 # These rates only choose among tilings; they are guesses from data sheets, and not measured.
 
@@ -59,16 +61,19 @@ def vector(x: Any, row: tuple[int, ...]) -> Any:
 
 @dataclass(frozen=True)
 class Machine:
-    """What a tiling is chosen for: multiprocessors, and bytes of shared memory that a block may have."""
+    """What a tiling is chosen for: multiprocessors, bytes of shared memory that a block may have, and how many blocks a
+    cluster, 0 for none."""
 
     processors: int
     shared: int
+    cluster: int = 0
 
 
 @cache
 def this_machine() -> Machine:
     attributes = cupy().cuda.Device().attributes
-    return Machine(attributes["MultiProcessorCount"], attributes["MaxSharedMemoryPerBlockOptin"])
+    cluster = 8 if attributes["ComputeCapabilityMajor"] >= 9 else 0  # what every device with clusters can do
+    return Machine(attributes["MultiProcessorCount"], attributes["MaxSharedMemoryPerBlockOptin"], cluster)
 
 
 def choose(stages: Stages, machine: Machine, batch: int, make: Callable[[Tiling], LoopText]) -> LoopText:
@@ -77,14 +82,18 @@ def choose(stages: Stages, machine: Machine, batch: int, make: Callable[[Tiling]
     for resident in (True, False):
         tiles = 1
         while tiles <= min(machine.processors, batch):
-            own = blocks_of(stages.units, machine.processors // tiles)  # units of a block
-            blocks, rows = blocks_of(stages.units, own), blocks_of(batch, tiles)
-            for depth in DEPTHS:
-                chunk = min(16, blocks_of(rows, 4) * 4)
-                text = make(Tiling(blocks, tiles, rows, chunk, depth, THREADS, resident))
-                if text.layout["end"] <= machine.shared:
-                    found.append((_step_time(text), len(found), text))
-                    break
+            most = machine.processors // tiles
+            ways = [(most, False)]
+            ways += [(n, True) for n in CLUSTERS if resident and n <= min(machine.cluster, most)]
+            for share, cluster in ways:
+                own = blocks_of(stages.units, share)  # units of a block
+                blocks, rows = blocks_of(stages.units, own), blocks_of(batch, tiles)
+                for depth in DEPTHS:
+                    chunk = min(16, blocks_of(rows, 4) * 4)
+                    text = make(Tiling(blocks, tiles, rows, chunk, depth, THREADS, resident, cluster))
+                    if text.layout["end"] <= machine.shared:
+                        found.append((_step_time(text), len(found), text))
+                        break
             tiles *= 2
         if found:
             return min(found)[2]
@@ -95,14 +104,16 @@ def choose(stages: Stages, machine: Machine, batch: int, make: Callable[[Tiling]
 
 def _step_time(text: LoopText) -> float:
     stages, rows = text.stages, text.tiling.rows
-    time = WAIT * (len(stages.levels) - 1 + stages.wrap)
+    time = (CLUSTER_WAIT if text.tiling.cluster else WAIT) * (len(stages.levels) - 1 + stages.wrap)
     rate = MULTIPLIED if text.storage == text.real else TENSORED
     for product in text.products:
         side = text.side(product)
         chunks = blocks_of(side.inner, text.tiling.depth) * blocks_of(rows, text.tiling.chunk)
         item = text.stored if product in text.operand_of else text.item
         read = side.inner * (rows * item + (0 if text.tiling.resident else side.columns * text.stored))
-        time += TRIP * chunks + read / STAGED + side.inner * side.columns * rows / rate
+        if not text.finds_here(product):
+            time += TRIP * chunks + read / STAGED
+        time += side.inner * side.columns * rows / rate
     return time
 
 
@@ -152,7 +163,7 @@ class DeviceLoop:
 
     def __init__(self, text: LoopText, columns: np.ndarray[Any, Any]) -> None:
         self.text = text
-        self.kernel = kernels_of(text.text(), cooperative=True).get_function("run_loop")
+        self.kernel = kernels_of(text.text(), cooperative=not text.tiling.cluster).get_function("run_loop")
         shared, threads = text.layout["end"], text.tiling.threads
         self.kernel.max_dynamic_shared_size_bytes = shared
         fitting = cupy().cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(self.kernel.kernel.ptr, threads, shared)
@@ -178,7 +189,8 @@ class DeviceLoop:
                 arguments.append(two)
         arguments += [cupy().empty((2, batch, columns), dtype) for columns in text.scratch.values()]
         stored = np.dtype(STORAGES[text.storage])
-        arguments += [cupy().empty((2, batch, operand.ld), stored) for operand in text.operands]
+        if not tiling.cluster:
+            arguments += [cupy().empty((2, batch, text.operand_ld(operand)), stored) for operand in text.operands]
         arguments += self._packed(weights)
         blocks = tiling.blocks * blocks_of(batch, tiling.rows)
         self.kernel((blocks,), (tiling.threads,), tuple(arguments), shared_mem=text.layout["end"])

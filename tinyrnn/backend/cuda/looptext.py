@@ -10,66 +10,12 @@ side leaves it rounded, in half the bytes for bf16, and once instead of in every
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property, partial, reduce
+from functools import partial, reduce
 from itertools import count
 
 from tinyrnn._core import kernels
-from tinyrnn.backend.cuda.stages import CROSS, NAMES, OPS, OWN, Action, Location, Segment, Stages
-
-SIZES = {"float": 4, "double": 8, "bf16": 2, "tf32": 4}  # bytes
-GRANULES = {"float": 4, "double": 4, "bf16": 16, "tf32": 8}  # of k in device.h's products
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """How a loop is laid over the device.
-
-    blocks: those that share a tile of rows; tiles: of rows; rows: of a tile; chunk: rows at a time; depth: columns of a
-    left side at a time; resident: whether weights stay in shared memory.
-    """
-
-    blocks: int
-    tiles: int
-    rows: int
-    chunk: int
-    depth: int = 256
-    threads: int = 256
-    resident: bool = True
-
-
-def blocks_of(n: int, size: int) -> int:
-    return -(-n // size)
-
-
-@dataclass(frozen=True)
-class Side:
-    """A block's columns of a weight: number of the weight, K, columns of one block, and whether they are units'."""
-
-    weight: int
-    inner: int
-    columns: int
-    width: int
-    stretches: int
-
-
-@dataclass(frozen=True)
-class Operand:
-    """A product's left side as it is stored, its own array for even and for odd steps.
-
-    buffer, at, inner: where it lies as numbers; before: whether that is a state before the step, to which the step
-    before wrote; writers: what makes its parts.
-    """
-
-    buffer: int
-    at: int
-    inner: int
-    before: bool
-    writers: tuple[Action, ...]
-
-    @property
-    def ld(self) -> int:
-        return blocks_of(self.inner, 8) * 8  # rows begin at multiples of 16 bytes
+from tinyrnn.backend.cuda.looplayout import LoopLayout, Operand
+from tinyrnn.backend.cuda.stages import NAMES, OPS, OWN, Action, Segment
 
 
 def pack_text(real: str, storage: str) -> str:
@@ -90,148 +36,64 @@ extern "C" __global__ void pack({storage} *out, const {real} *w, long long ldk, 
 """
 
 
-class LoopText:
-    """stages and tiling -> text. real: "float" or "double"; storage: of products' operands: real, "bf16" or "tf32"."""
+class LoopText(LoopLayout):
+    """stages and tiling -> text."""
 
-    def __init__(self, stages: Stages, tiling: Tiling, real: str, storage: str, backwards: bool, uniform: bool) -> None:
-        if storage != real:  # the tensor cores take 16 rows
-            tiling = replace(tiling, chunk=16)
-        self.stages, self.tiling, self.real, self.storage = stages, tiling, real, storage
-        self.backwards, self.uniform = backwards, uniform
-        self.own = blocks_of(stages.units, tiling.blocks)
-        self.products = [a for a in stages.actions if a.form == "product"]
-        found = {} if storage == real else {p: self._operand(p) for p in self.products}
-        self.operand_of = {p: operand for p, operand in found.items() if operand is not None}
-        self.operands = {operand: n for n, operand in enumerate(dict.fromkeys(self.operand_of.values()))}
-        self.slots = {key: n for n, key in enumerate(stages.row_slots())}
-        self.folds = {a: n for n, a in enumerate(a for a in stages.actions if a.form == "fold")}
-        self.item, self.stored = SIZES[real], SIZES[storage]
-        self.pad, self.granule = 16 // self.stored, GRANULES[storage]  # as in device.h
-        self.kind = f"Plain<{real}>" if storage == real else f"Matrix<{storage}>"
-
-    # -- sizes ---------------------------------------------------------------------------------------------------------
-
-    @cached_property
-    def sides(self) -> dict[Side, int]:
-        """The weights' parts that products read, by number."""
-        return {side: n for n, side in enumerate(dict.fromkeys(map(self.side, self.products)))}
-
-    def side(self, product: Action) -> Side:
-        i = product.code
-        columns = product.stretches * self.own if product.stretches else blocks_of(i["width"], self.tiling.blocks)
-        return Side(i["code"], i["inner"], columns, i["width"], product.stretches)
-
-    def weight_ld(self, side: Side) -> int:
-        """Elements from one column of a packed weight to the next."""
-        return blocks_of(side.inner, self.granule) * self.granule + self.pad
-
-    def depth(self, side: Side) -> int:
-        return min(self.tiling.depth, blocks_of(side.inner, self.granule) * self.granule)
-
-    def _parts(self, side: Side) -> int:
-        """Shares::parts of device.h."""
-        wide = 16 if self.real == "double" else 32
-        if self.storage != self.real:
-            wide = 8 * min(4, blocks_of(side.columns, 8))
-        tiles = blocks_of(self.tiling.chunk, 16) * blocks_of(side.columns, wide)
-        return max(1, min(self.tiling.threads // 32 // tiles, blocks_of(side.inner, 32)))
-
-    @cached_property
-    def layout(self) -> dict[str, int]:
-        """Where things lie in shared memory, in bytes; "end": how many there are."""
-        places: dict[str, int] = {}
-        at = 0
-
-        def take(name: str, size: int) -> None:
-            nonlocal at
-            places[name] = at
-            at = blocks_of(at + size, 128) * 128
-
-        tiling = self.tiling
-        if tiling.resident:
-            for side, n in self.sides.items():
-                take(f"w{n}", side.columns * self.weight_ld(side) * self.stored)
-        for n, product in enumerate(self.products):
-            take(f"t{n}", tiling.chunk * self.side(product).columns * self.item)
-        take("rows", len(self.slots) * tiling.rows * self.item)
-        take("folds", len(self.folds) * tiling.chunk * self.own * self.item)
-        work = 0
-        for side in self.sides:
-            rows = tiling.chunk + (0 if tiling.resident else side.columns)
-            own = self._parts(side) * tiling.chunk * side.columns * self.item
-            work = max(work, own + rows * (self.depth(side) + self.pad) * self.stored)
-        take("work", work)
-        places["end"] = at
-        return places
-
-    @cached_property
-    def scratch(self) -> dict[int, int]:
-        """The scratch that lies in memory: buffer -> columns. There are two of each, for even and odd steps."""
-        found = {}
-        for action in self.stages.actions:
-            for at, reach in action.writes:
-                if self.stages.places[at[0]] in ("scratch", "tile") and self._goes_to_memory(action, at, reach):
-                    found[at[0]] = self.stages.columns[at[0]]
-        return found
-
-    def _goes_to_memory(self, action: Action, at: Location, reach: str) -> bool:
-        return reach == CROSS or self._is_stored(action, at)
-
-    def _is_stored(self, action: Action, at: Location) -> bool:
-        return self.stages.is_stored(action, at, [p for p, operand in self.operand_of.items() if not operand.before])
+    @property
+    def kind(self) -> str:
+        """How device.h multiplies."""
+        return f"Plain<{self.real}>" if self.storage == self.real else f"Matrix<{self.storage}>"
 
     # -- left sides as they are stored ---------------------------------------------------------------------------------
 
-    def _operand(self, product: Action) -> Operand | None:
-        """What a product may read instead of numbers: None if not all of it is made where it can be rounded."""
-        stages, i = self.stages, product.code
-        places = stages.cut(i["a"], i["a_at"], i["inner"])
-        ways: list[tuple[bool, list[Action | None]]] = [(False, [stages.writer_of.get((product, at)) for at in places])]
-        for before, after in stages.states:
-            if before == i["a"] and not any(ways[0][1]):
-                ways.append((True, [stages.last.get((after, c)) for _, c in places]))
-        for is_before, writers in ways:
-            made = tuple(dict.fromkeys(w for w in writers if w is not None))
-            whole = i["a_at"] % stages.units == 0 == i["inner"] % stages.units
-            if None not in writers and all(
-                w.form in ("product", "elements") or (w.form == "units" and whole) for w in made
-            ):
-                return Operand(i["a"], i["a_at"], i["inner"], is_before, made)
-        return None
+    def _operand_at(self, operand: Operand, odd: str, row: str, column: str) -> str:
+        """row: of the batch."""
+        n, ld = self.operands[operand], self.operand_ld(operand)
+        if self.tiling.cluster:
+            return f"x{n}[(({odd}) * {self.room} + {row} - row0) * {ld} + {column}]"
+        return f"x{n}[((long long)({odd}) * batch + {row}) * {ld} + {column}]"
 
     def _send(self, action: Action, first: int, columns: int, row: str, column: str, value: str) -> Iterator[str]:
         """Leave a value for the products that read it as a left side. first, columns: which of the buffer it may be."""
-        for operand, n in self.operands.items():
+        for operand in self.operands:
             last = operand.at + operand.inner
             if action not in operand.writers or first >= last or first + columns <= operand.at:
                 continue
             inside = operand.at <= first and first + columns <= last
             guard = "" if inside else f"if ({column} >= {operand.at} && {column} < {last}) "
-            odd = "1 - odd" if operand.before else "odd"
-            place = f"x{n}[((long long)({odd}) * batch + {row}) * {operand.ld} + {column} - {operand.at}]"
-            yield f"{guard}{place} = Stored<{self.storage}>::from({value});"
+            place = self._operand_at(operand, "1 - odd" if operand.before else "odd", row, f"{column} - {operand.at}")
+            stored = f"Stored<{self.storage}>::from({value})"
+            to_all = f"to_all<{self.tiling.blocks}>(&{place}, {stored});"
+            yield f"{guard}{to_all}" if self.tiling.cluster else f"{guard}{place} = {stored};"
 
     def _first_operands(self) -> Iterator[str]:
-        """The states before the first step, as they are stored."""
-        firsts = [(operand, n) for operand, n in self.operands.items() if operand.before]
-        if not firsts:
-            return
+        """The states before the first step, as they are stored: by all blocks of the tile, or by each for itself."""
         tiling, threads = self.tiling, self.tiling.threads
+        if not (tiling.cluster or any(operand.before for operand in self.operands)):
+            return
+        share, of = ("thread", threads) if tiling.cluster else (f"block * {threads} + thread", tiling.blocks * threads)
+        if tiling.cluster:
+            for operand, n in self.operands.items():
+                size = 2 * self.room * self.operand_ld(operand)
+                yield f"for (int i = thread; i < {size}; i += {threads}) x{n}[i] = 0;"
+            yield "__syncthreads();"
         yield "{"
         yield "const int odd = 0;"
         if self.uniform:
             yield f"const long long off = {'(steps - 1ll) * batch' if self.backwards else '0'};"
-        for operand, n in firsts:
-            yield "{"
-            yield f"const int count = least(batch - row0, {tiling.rows}) * {operand.inner};"
-            yield f"for (int e = block * {threads} + thread; e < count; e += {tiling.blocks * threads}) {{"
-            yield f"const int row = row0 + e / {operand.inner}, c = e % {operand.inner};"
-            value = self._at(operand.buffer, "row", f"{operand.at} + c")
-            yield f"x{n}[(long long)row * {operand.ld} + c] = x{n}[((long long)batch + row) * {operand.ld} + c] ="
-            yield f"    Stored<{self.storage}>::from({value});"
-            yield from "}}"
+        for operand in self.operands:
+            if operand.before:
+                yield "{"
+                yield f"const int count = least(batch - row0, {tiling.rows}) * {operand.inner};"
+                yield f"for (int e = {share}; e < count; e += {of}) {{"
+                yield f"const int row = row0 + e / {operand.inner}, c = e % {operand.inner};"
+                value = self._at(operand.buffer, "row", f"{operand.at} + c")
+                first, second = (self._operand_at(operand, odd, "row", "c") for odd in "01")
+                yield f"{first} = {second} = Stored<{self.storage}>::from({value});"
+                yield from "}}"
         yield "}"
-        yield self._wait()
+        # What a block has for itself alone must only be there before the others write to it.
+        yield "__syncthreads();" if tiling.cluster and not self.is_sent_in(0) else self._wait()
 
     # -- the kernel ----------------------------------------------------------------------------------------------------
 
@@ -247,16 +109,18 @@ class LoopText:
             if place in ("before", "after"):
                 found.append((f"{self.real} *", f"o{b}"))
         found += [(f"{self.real} *", f"s{b}") for b in self.scratch]
-        found += [(f"{self.storage} *", f"x{n}") for n in self.operands.values()]
+        if not self.tiling.cluster:
+            found += [(f"{self.storage} *", f"x{n}") for n in self.operands.values()]
         return found + [(f"const {self.storage} *", f"weight{n}") for n in self.sides.values()]
 
     def text(self) -> str:
         tiling, own = self.tiling, self.own
+        cluster = f"__cluster_dims__({tiling.blocks}, 1, 1) " if tiling.cluster else ""
         arguments = ", ".join(f"{kind} {name}" for kind, name in self.arguments())
         lines = [
             "using namespace tr::TR_ISA;",
             f"typedef {self.real} Real;",
-            f'extern "C" __global__ void __launch_bounds__({tiling.threads}) run_loop({arguments}) {{',
+            f'extern "C" __global__ void {cluster}__launch_bounds__({tiling.threads}) run_loop({arguments}) {{',
             "TR_DYNAMIC_SHARED(shared);",
             f"const int block = blockIdx.x % {tiling.blocks}, tile = blockIdx.x / {tiling.blocks};",
             f"const int row0 = tile * {tiling.rows}, u0 = block * {own}, thread = threadIdx.x;",
@@ -265,6 +129,11 @@ class LoopText:
             *([f"Real *const folds = (Real *)(shared + {self.layout['folds']});"] if self.folds else []),
             f"unsigned char *const work = shared + {self.layout['work']};",
         ]
+        if tiling.cluster:
+            stored = self.storage
+            lines += [
+                f"{stored} *const x{n} = ({stored} *)(shared + {self.layout[f'x{n}']});" for n in self.operands.values()
+            ]
         for side, n in self.sides.items():
             size = side.columns * self.weight_ld(side)
             lines.append(f"const {self.storage} *w{n} = weight{n} + (long long)block * {size};")
@@ -295,7 +164,10 @@ class LoopText:
             lines.append(self._wait())
         else:
             lines.append("__syncthreads();")
-        return "\n".join([*lines, "}", "}"]) + "\n"
+        lines.append("}")
+        if tiling.cluster and not self.stages.wrap and self.is_sent_in(len(self.stages.levels) - 1):
+            lines.append(self._wait())  # others may still write to this block's shared memory
+        return "\n".join([*lines, "}"]) + "\n"
 
     def _fetch_ahead(self) -> Iterator[str]:
         """Each unit's part of the sequences that the next step begins with, if rows lie there as in this step."""
@@ -316,7 +188,12 @@ class LoopText:
         yield "}"
 
     def _wait(self) -> str:
-        return f"wait_for_all(counters + tile, {self.tiling.blocks}, turn);"
+        blocks = self.tiling.blocks
+        return (
+            f"wait_in_cluster<{blocks}>();"
+            if self.tiling.cluster
+            else f"wait_for_all(counters + tile, {blocks}, turn);"
+        )
 
     def _level(self, number: int, segments: list[Segment]) -> Iterator[str]:
         for fold, slot in self.folds.items():
@@ -365,13 +242,15 @@ class LoopText:
     def _product_segment(self, segment: Segment) -> Iterator[str]:
         for action in segment.actions:
             i, n, side = action.code, self.products.index(action), self.side(action)
-            sizes = (self.tiling.chunk, side.columns, side.inner, self.depth(side), self.tiling.threads)
+            here = self.finds_here(action)
+            sizes = (self.tiling.chunk, side.columns, side.inner, self.depth(action), self.tiling.threads)
             shape = f"Shape<{', '.join(map(str, sizes))}, {str(self.tiling.resident).lower()}>"
             left, ld = self._left(action)
+            given = f"&{left}" if here else f"&{left}, {ld}, n"
             weight = f"w{self.sides[side]}, {self.weight_ld(side)}"
-            yield f"product<{self.kind}, {shape}>(t{n}, work, &{left}, {ld}, n, {weight});"
+            yield f"product{'_here' * here}<{self.kind}, {shape}>(t{n}, work, {given}, {weight});"
             yield "__syncthreads();"
-            stored = any(self._goes_to_memory(action, at, reach) for at, reach in action.writes)
+            stored = any(self.goes_to_memory(action, at, reach) for at, reach in action.writes)
             column = f"({i['dst_at']} + j)"
             sent = [*self._send(action, i["dst_at"], i["width"], "row", column, f"t{n}[e]")]
             if not (i["add"] or stored or sent):
@@ -403,8 +282,7 @@ class LoopText:
         i = product.code
         if product in self.operand_of:
             operand = self.operand_of[product]
-            n, ld = self.operands[operand], operand.ld
-            return f"x{n}[((long long)odd * batch + row0 + r0) * {ld}]", str(ld)
+            return self._operand_at(operand, "odd", "(row0 + r0)", "0"), str(self.operand_ld(operand))
         place = self.stages.places[i["a"]]
         ld_name = f"{self.stages.columns[i['a']]}" if place in ("scratch", "tile") else f"ld{i['a']}"
         return self._at(i["a"], "(row0 + r0)", str(i["a_at"])), ld_name
@@ -475,7 +353,7 @@ class LoopText:
             for m, value in enumerate(made):
                 column = i["dst_at"] + m * units
                 known[i["dst"], column // units] = value
-                if any(self._is_stored(action, at) for at in stages.cut(i["dst"], column, units)):
+                if any(self.is_stored(action, at) for at in stages.cut(i["dst"], column, units)):
                     lines.append(f"{self._at(i['dst'], 'row', f'{column} + unit')} = {value};")
                 lines += self._send(action, column, units, "row", f"({column} + unit)", value)
         return lines
@@ -526,7 +404,7 @@ class LoopText:
         at = (action.code["dst"], 0)
         if (action, at) in self.slots:
             yield f"row_values[{self.slots[action, at] * self.tiling.rows} + r] = {value};"
-        if self._is_stored(action, at):
+        if self.is_stored(action, at):
             yield f"if (block == 0) {self._at(at[0], 'row', '0')} = {value};"
 
     def _neutral(self, action: Action) -> str:
