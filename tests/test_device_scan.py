@@ -123,6 +123,11 @@ def test_blocks_wait_for_all_or_for_their_cluster(name, cluster, monkeypatch):
     cell = getattr(tr.cells, name)(I, 40, dtype="float64", rng=0)
     both(cell, sequence(shape=(T, 18, I)), 1e-12)
     both(cell, sequence(), 1e-12, lengths=LENGTHS, reverse=True)
+    tr.set_precision("bf16")
+    try:
+        both(getattr(tr.cells, name)(I, 40, rng=0), sequence(shape=(T, 18, I)), 3e-2)
+    finally:
+        tr.set_precision("float32")
     assert cluster == any(tiling.cluster for tiling in tilings)
 
 
