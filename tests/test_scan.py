@@ -294,6 +294,19 @@ def test_a_step_of_a_thousand_ops():
         np.testing.assert_allclose(ours.data, theirs.data, rtol=1e-12, atol=1e-14)
 
 
+def test_a_step_whose_values_are_read_again_and_again():
+    """Its plan takes time in proportion to its ops, not to the ways through them."""
+
+    def step(p, x, h):
+        a, b = h @ p.U, x @ p.W
+        for _ in range(60):
+            a, b = b, 0.5 * a - 0.5 * b
+        return b * tr.sigmoid(b)
+
+    cell = OddCell(step, {"U": (H, H), "W": (I, H)}, ("h",), (H,), dtype="float64")
+    check(cell, case(cell))
+
+
 def test_long_sums_round_the_same_with_and_without_gradients():
     """A product of several blocks of columns that adds itself to a value must do so whatever is kept."""
 

@@ -60,9 +60,8 @@ class Plan:
             self.read_before = [k for k, s in enumerate(step.states) if s in reads]
             self.read_after = [k for k, t in enumerate(step.nexts) if t in reads and t not in step.states]
             wanted = reads - {*step.states, *step.nexts}
-            whole = {source_of(s) for t in outer if not _is_sum(t) for s in t.inputs or ()}
-            whole |= {source_of(s) for t in outer if _is_sum(t) for s in t.inputs if source_of(s) is not s}
-            whole |= {source_of(t) for t in (*step.emits, *step.totals)}
+            whole = {source_of(t) for t in (*step.emits, *step.totals)}
+            whole |= {source_of(s) for t in outer for s in t.inputs or () if not _is_sum(t) or source_of(s) is not s}
             self.read_values = sorted(wanted & whole, key=lambda t: t.order)
             self.read_sums = sorted(wanted - whole, key=lambda t: t.order)
             known: dict[Tensor, Tensor] = {}
@@ -446,29 +445,24 @@ def _choose_kept(step: Step, expressions: Sequence[Tensor]) -> list[Tensor]:
         if t in rowed and t not in step.nexts:
             kept[t] = None
 
-    there: set[Tensor] = set()
-
-    def lacks(t: Tensor) -> set[Tensor] | None:
-        """The columns that must be kept for t to be computed again, or None."""
-        if t in there:
-            return set()
-        if not is_cheap(t):
-            return {t} if width(t) == 1 else None
-        found = [lacks(s) for s in t.inputs]
-        return None if any(f is None for f in found) else set().union(*(f for f in found if f))
-
     for t in own:
         if t in read and (not is_cheap(t) or t.op in VIEWS):
             keep(t)
+    # The columns that would have to be kept for a value to be computed again; None: no columns would do.
+    lacking: dict[Tensor, set[Tensor] | None] = {}
     for t in own:
-        found_again = is_cheap(t) and all(s in there for s in t.inputs)
-        if t not in rowed or t in kept or t in step.nexts or found_again:
-            there.add(t)
-        elif t in read:
-            columns = lacks(t) or {t}
-            for c in columns:
+        columns: set[Tensor] | None = None
+        if t not in rowed or t in kept or t in step.nexts:
+            columns = set()
+        elif not is_cheap(t):
+            columns = {t} if width(t) == 1 else None
+        elif all(lacking[s] is not None for s in t.inputs):
+            columns = {c for s in t.inputs for c in lacking[s] or () if c not in kept}
+        if columns != set() and t in read:
+            for c in columns or (t,):
                 keep(c)
-            there |= {t, source_of(t), *columns}
+            lacking[source_of(t)] = columns = set()
+        lacking[t] = columns
     return list(kept)
 
 
