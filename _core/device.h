@@ -120,9 +120,10 @@ TR_FN constexpr int blocks_of(int n, int size) { return (n + size - 1) / size; }
 /* ---- the product ----------------------------------------------------------------------------------------------------
  *
  * out (R, C) = left (R, K) @ weight (K, C), for the C columns that are this block's. left lies in global memory, as
- * numbers or as stored, rows `ld` apart, of which `rows` are there. weight lies as (C, KP), KP >= K, its rows padded; resident in shared memory,
- * or in global memory and read along with the left side, KC columns at a time. work: shared memory for the parts of out and for a chunk of the operands (LoopText.layout).
- * All threads of the block take part; out is complete when the call returns. */
+ * numbers or as stored, rows `ld` apart, of which `rows` are there. weight lies as (C, KP), KP >= K, its rows padded;
+ * resident in shared memory, or in global memory and read along with the left side, KC columns at a time. work: shared
+ * memory for the parts of out and for a chunk of the operands (LoopLayout.layout). All threads of the block take part;
+ * out is complete when the call returns. */
 
 template <int R_, int C_, int K_, int KC_, int THREADS, bool RESIDENT> struct Shape {
     static constexpr int R = R_, C = C_, K = K_, KC = KC_, threads = THREADS, warps = THREADS / 32;
@@ -273,7 +274,7 @@ TR_FN void bring(const void *from, long long ld, int rows, int quads, Put put) {
 }
 
 /* What lies in 16 bytes of T, as S, into shared memory. */
-template <class T, class S> struct Put {
+template <class T, class S> struct Into {
     S *to;
     int ld;
     TR_MEMBER void operator()(int row, int quad, uint4 v) const {
@@ -284,7 +285,7 @@ template <class T, class S> struct Put {
         for (int k = 0; k < n; k++) to[row * ld + quad * n + k] = Stored<S>::from(u.t[k]);
     }
 };
-template <class S> struct Put<S, S> {
+template <class S> struct Into<S, S> {
     S *to;
     int ld;
     TR_MEMBER void operator()(int row, int quad, uint4 v) const { *((uint4 *)(to + row * ld) + quad) = v; }
@@ -300,7 +301,7 @@ template <class P, class T> TR_FN void join(T *out, const T *part, int parts) {
     }
 }
 
-/* The same with all of left in shared memory, its rows KC + pad apart, zeros behind K. */
+/* `product` with all of left in shared memory, its rows KC + pad apart, zeros behind K. */
 template <class M, class P, class T>
 TR_FN void product_here(T *out, unsigned char *work, const typename M::S *left, const typename M::S *weight,
                         int weight_ld) {
@@ -330,7 +331,7 @@ TR_FN void product(T *out, unsigned char *work, const L *left, long long ld, int
         const L *from = left + k0;
         const bool fits = whole * (int)sizeof(L) % 16 == 0 && P::K - k0 >= whole && (unsigned long long)from % 16 == 0 &&
                           ld * sizeof(L) % 16 == 0;
-        if (fits) bring<P::R, quads, P::threads>(from, ld * sizeof(L), rows, quads, Put<L, S>{rows_of_left, own_ld});
+        if (fits) bring<P::R, quads, P::threads>(from, ld * sizeof(L), rows, quads, Into<L, S>{rows_of_left, own_ld});
         for (int r = warp; r < P::R; r += P::warps)
             for (int k = (fits ? whole : 0) + lane; k < n; k += 32)
                 rows_of_left[r * own_ld + k] =
@@ -338,7 +339,7 @@ TR_FN void product(T *out, unsigned char *work, const L *left, long long ld, int
         if (!P::resident) /* its rows are padded to whole multiples of 16 bytes */
             bring<P::C, P::KC * (int)sizeof(S) / 16, P::threads>(weight + k0, (long long)weight_ld * sizeof(S), P::C,
                                                                  n * (int)sizeof(S) / 16,
-                                                                 Put<S, S>{rows_of_weight, own_ld});
+                                                                 Into<S, S>{rows_of_weight, own_ld});
         __syncthreads();
         M::template add<P>(part, rows_of_left, P::resident ? weight + k0 : rows_of_weight,
                            P::resident ? weight_ld : own_ld, n);

@@ -4,6 +4,7 @@ Runs on a GPU (`pytest -m gpu`), and on any machine with a C++ compiler on the s
 `TINYRNN_TEST_CUDA=host pytest tests/test_device_scan.py`.
 """
 
+import contextlib
 import copy
 import dataclasses
 import os
@@ -15,6 +16,7 @@ from cell_table import CELLS, LENGTHS, B, H, I, T, make, sequence
 import tinyrnn as tr
 from tinyrnn import train
 from tinyrnn.backend.cuda import loop
+from tinyrnn.backend.cuda.loop import choose
 from tinyrnn.search import RandomCell, random_description
 
 HOST = os.environ.get("TINYRNN_TEST_CUDA") == "host"
@@ -110,38 +112,41 @@ def test_the_same_bits_every_time():
     assert all(np.array_equal(a, b) for a, b in zip(once, twice, strict=True))
 
 
-@pytest.mark.parametrize("cluster", [False, True])
-@pytest.mark.parametrize("name", ["LSTM", "GRU", "LayerNormLSTM"])
-def test_blocks_wait_for_all_or_for_their_cluster(name, cluster, monkeypatch):
-    machine = loop.this_machine()
-    if cluster and not machine.cluster:
-        pytest.skip("this device has no clusters")
-    monkeypatch.setattr(loop, "this_machine", lambda: dataclasses.replace(machine, cluster=8 * cluster))
-    monkeypatch.setattr(loop, "CLUSTERS", (4,))
-    tilings = []
-    monkeypatch.setattr(loop, "_step_time", lambda text: tilings.append(text.tiling) or not text.tiling.cluster)
-    cell = getattr(tr.cells, name)(I, 40, dtype="float64", rng=0)
-    both(cell, sequence(shape=(T, 18, I)), 1e-12)
-    both(cell, sequence(), 1e-12, lengths=LENGTHS, reverse=True)
-    tr.set_precision("bf16")
+@contextlib.contextmanager
+def taking(precision):
+    before = tr.get_precision()
+    tr.set_precision(precision)
     try:
-        both(getattr(tr.cells, name)(I, 40, rng=0), sequence(shape=(T, 18, I)), 3e-2)
+        yield
     finally:
-        tr.set_precision("float32")
-    assert cluster == any(tiling.cluster for tiling in tilings)
+        tr.set_precision(before)
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "LayerNormLSTM"])
+def test_blocks_wait_for_all_or_for_their_cluster(name, monkeypatch):
+    """Both, where the device has clusters."""
+    machine = loop.this_machine()
+    monkeypatch.setattr(loop, "CLUSTERS", (4,))
+    for most in {0, machine.cluster}:
+        chosen = []
+        monkeypatch.setattr(loop, "this_machine", lambda most=most: dataclasses.replace(machine, cluster=most))
+        monkeypatch.setattr(loop, "_step_time", lambda text: not text.tiling.cluster)
+        monkeypatch.setattr(loop, "choose", lambda *given, found=chosen: found.append(choose(*given)) or found[-1])
+        cell = getattr(tr.cells, name)(I, 40, dtype="float64", rng=0)
+        both(cell, sequence(shape=(T, 18, I)), 1e-12)
+        both(cell, sequence(), 1e-12, lengths=LENGTHS, reverse=True)
+        with taking("bf16"):
+            both(getattr(tr.cells, name)(I, 40, rng=0), sequence(shape=(T, 18, I)), 3e-2)
+        assert {text.tiling.cluster for text in chosen} == {most > 0}
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 2e-6), ("tf32", 2e-3), ("bf16", 2e-2)])
 @pytest.mark.parametrize("name", ["LSTM", "GRU"])
 def test_precisions(name, precision, tolerance):
     cell = getattr(tr.cells, name)(I, 24, rng=0)
-    before = tr.get_precision()
-    tr.set_precision(precision)
-    try:
+    with taking(precision):
         assert tr.get_precision() == precision
         found = both(cell, sequence(shape=(T, 5, I)), tolerance)
-    finally:
-        tr.set_precision(before)
     if precision != "float32":
         exact = values_of(cell, sequence(shape=(T, 5, I)))
         assert any(not np.array_equal(a, b) for a, b in zip(found, exact, strict=True))
@@ -150,13 +155,9 @@ def test_precisions(name, precision, tolerance):
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
 def test_products_outside_the_loop_follow(precision):
     a, b = (np.random.default_rng(k).normal(size=(40, 40)).astype("float32") for k in range(2))
-    before = tr.get_precision()
-    tr.set_precision(precision)
-    try:
+    with taking(precision):
         found = (tr.tensor(a, device="cuda") @ b).numpy()
         double = (tr.tensor(a.astype(float), device="cuda") @ b.astype(float)).numpy()
-    finally:
-        tr.set_precision(before)
     exact = a.astype(float) @ b.astype(float)
     np.testing.assert_allclose(double, exact, rtol=0, atol=1e-12)
     error = np.abs(found - exact).max()
