@@ -1,7 +1,7 @@
 // Matrix products, C (M,N) [+]= A (M,K) B (K,N), for float and double, compiled once an instruction set (TR_ISA).
 //
 //   packed_size, pack_b   B becomes column panels, once a sequence
-//   product               A's rows as they lie, packed B: the recurrent product, small M, no workspace
+//   product               A's rows as they lie, packed B: the recurrent product, small M
 //   workspace_size, gemm  any strides (so transposes), both sides packed block by block: the large products
 //
 // The order of every sum is fixed. K is cut at multiples of `k_block`; within a block one accumulator an element runs
@@ -292,17 +292,29 @@ inline void pack_b(T *packed, const T *b, std::ptrdiff_t rs, std::ptrdiff_t cs, 
     }
 }
 
+// Elements of workspace that `product` needs. Rows a multiple of a page apart share the sets of the first-level cache, of
+// which a tile's rows would drive each other out (measured: a sixth of the speed); such an A is copied, with a line between.
+template <class T>
+inline std::ptrdiff_t product_workspace(std::ptrdiff_t M, std::ptrdiff_t K, std::ptrdiff_t lda) {
+    return M > 4 && lda * sizeof(T) % 4096 == 0 ? M * (K + 64 / std::ptrdiff_t(sizeof(T))) : 0;
+}
+
 // C (M, N), rows ldc apart, = (add: +=) A (M, K), rows lda apart, times packed B. C may not overlap A or B.
-// Fastest when lda is no multiple of 1024 elements, as such rows share the sets of the cache.
+// `workspace`: product_workspace(M, K, lda) elements.
 template <class T>
 inline void product(T *c, std::ptrdiff_t ldc, const T *a, std::ptrdiff_t lda, const T *packed, std::ptrdiff_t M,
-                    std::ptrdiff_t K, std::ptrdiff_t N, bool add) {
+                    std::ptrdiff_t K, std::ptrdiff_t N, bool add, T *workspace) {
     using namespace product_detail;
     constexpr index NR = panel_width<T>;
     if (M <= 0 || N <= 0) return;
     if (K <= 0) {
         if (!add) zero(c, ldc, M, N);
         return;
+    }
+    if (const index size = product_workspace<T>(M, K, lda)) {
+        copy(workspace, size / M, a, lda, 1, M, K);
+        a = workspace;
+        lda = size / M;
     }
     // Panel by panel, so that B, the larger side, streams through once. One tile of rows takes all panels in one call.
     const Rows rows(M);

@@ -5,6 +5,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "gemm.h"
@@ -47,6 +48,9 @@ template <class T> ptrdiff_t own_size(const Buffer<T> &buffer, ptrdiff_t rows, p
 // Elements of workspace that a shard of `rows` rows needs.
 template <class T> ptrdiff_t scratch_size(const Loop<T> &loop, ptrdiff_t rows) {
     ptrdiff_t n = 0;
+    for (const Instruction *i = loop.program; i < loop.program + loop.instructions; ++i)
+        if (i->kind == PRODUCT) n = std::max(n, product_workspace<T>(rows, i->inner, loop.buffers[i->a].ld));
+    n = whole_lines<T>(n);
     for (ptrdiff_t k = 0; k < loop.n_buffers; ++k) n += own_size(loop.buffers[k], rows, block_rows(loop));
     return n;
 }
@@ -123,6 +127,7 @@ void run_loop(const Loop<T> &loop, const Table &table, ptrdiff_t first, ptrdiff_
         at[k] = buffer.place == VECTOR ? buffer.base : scratch;
         scratch += own_size(buffer, last - first, block);
     }
+    T *const aside = scratch;
     for (ptrdiff_t k = 0; k < loop.steps; ++k) {
         const ptrdiff_t s = loop.backwards ? loop.steps - 1 - k : k;
         const ptrdiff_t rows = (loop.count[s] < last ? loop.count[s] : last) - first;
@@ -140,7 +145,7 @@ void run_loop(const Loop<T> &loop, const Table &table, ptrdiff_t first, ptrdiff_
         while (i < end) {
             if (i->kind == PRODUCT) {
                 product<T>(at[i->dst] + i->dst_at, loop.buffers[i->dst].ld, at[i->a] + i->a_at, loop.buffers[i->a].ld,
-                           loop.weights[i->code], rows, i->inner, i->width, i->add);
+                           loop.weights[i->code], rows, i->inner, i->width, i->add, aside);
                 ++i;
                 continue;
             }

@@ -1,7 +1,9 @@
 """What tests of `tr.scan` share: the cells, one run by either loop, and the comparison of two runs."""
 
 import functools
+import math
 from dataclasses import dataclass, replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -98,5 +100,8 @@ def assert_same_bits(found, expected):
 
 
 def check(cell, task, loss=mixed, order=1):
+    """`scan` equals `unroll`, with products of inputs before the loop and in it."""
     expected = run(tr.unroll, cell, task, loss, order)
-    assert_equal(run(tr.scan, cell, task, loss, order), expected, cell.dtype.name)
+    for many in (math.inf, 0):
+        with mock.patch.object(tr.plan, "MANY_ROWS", many):
+            assert_equal(run(tr.scan, cell, task, loss, order), expected, cell.dtype.name)

@@ -317,7 +317,7 @@ def test_the_loop_is_told_in_the_names_of_the_step():
 
 def test_operations_and_bytes():
     cell = LSTM(I, H)
-    e, batch = explanation_of(cell), explanation_of(cell, batch=32)
+    e, batch = explanation_of(cell), explanation_of(cell, batch=4)
     product = 2 * H * 4 * H
     # the bias to four gates, five activations, f * c, the multiply-add, and o * tanh(c'), for every unit
     assert e.forward.loop_flops == product + (4 + 5 + 1 + 2 + 1) * H
@@ -327,11 +327,28 @@ def test_operations_and_bytes():
     assert e.forward.bytes == 4 * (I + 4 * H + 4 * H + 3 * H)
     assert sum(e.forward.shares) == pytest.approx(1)
     assert e.forward.shares[0] == product / e.forward.loop_flops
-    assert batch.flops == 32 * e.flops
-    assert batch.bytes == 32 * (e.bytes - 2 * e.forward.weight_bytes) + 2 * e.forward.weight_bytes
+    assert batch.flops == 4 * e.flops
+    assert batch.bytes == 4 * (e.bytes - 2 * e.forward.weight_bytes) + 2 * e.forward.weight_bytes
     assert e.batch is None
-    assert batch.batch == 32
+    assert batch.batch == 4
     assert explanation_of(LSTM(I, H, dtype="float64")).bytes == 2 * e.bytes
+
+
+def test_many_rows_multiply_their_inputs_in_the_loop():
+    few, many = (explanation_of(GRU(I, H), batch=n) for n in (4, 32))
+    assert [w.equation for w in few.forward.hoisted] == ["u = x @ W_x[rzn]"]
+    assert len(few.forward.products) == 2
+    assert many.forward.hoisted == ()
+    assert [p.equation for p in many.forward.products] == [
+        "v1 = x @ W_x[rzn]",
+        "v2 = v1[:, 0:2H] + h @ W_h[rz]".replace("2H", str(2 * H)),
+        "v4 = v1[:, 2H:3H] + v3 @ W_hn".replace("2H", str(2 * H)).replace("3H", str(3 * H)),
+    ]
+    assert many.forward.weight_bytes == 4 * 3 * H * (I + H)
+    assert many.forward.row_bytes == 4 * (I + 5 * H)  # x, and what is kept: h', r, z, r * h, n
+    assert many.flops == 8 * few.flops
+    assert [w.equation for w in few.reverse.optional] == ["dx = du @ W_x[rzn].T"]
+    assert [w.equation for w in many.reverse.optional] == ["dx = v7 @ W_x[rzn].T"]
 
 
 def test_it_prints_and_returns(capsys):

@@ -21,7 +21,7 @@ from scan_cases import (
 
 import tinyrnn as tr
 from tinyrnn.backend import threads
-from tinyrnn.cells import GRU, LSTM
+from tinyrnn.cells import GRU, LSTM, MUT1
 from tinyrnn.search import RandomCell, random_description
 
 
@@ -98,6 +98,13 @@ def test_bits_of_a_row_do_not_depend_on_its_batch(lengths, reverse):
 def test_bits_of_a_row_do_not_depend_on_its_batch_when_large(dtype):
     cell = LSTM(70, 300, dtype=dtype, rng=0)
     assert_rows_are_their_own(cell, case(cell, steps=4, rows=20), [[0], [19], list(range(13))])
+
+
+@pytest.mark.parametrize(("make_cell", "size"), [(LSTM, 1024), (GRU, 1024), (MUT1, 600)])
+def test_bits_of_a_row_do_not_depend_on_its_batch_when_products_sum_in_blocks(make_cell, size):
+    """Few rows have their inputs multiplied before the loop, many in it, from a copy if they lie pages apart."""
+    cell = make_cell(size, size, rng=0)
+    assert_rows_are_their_own(cell, case(cell, steps=3, rows=11), [[0], [10], list(range(7)), list(range(2, 11))])
 
 
 @some_cells

@@ -311,12 +311,12 @@ def scan(
         as_size("checkpoint_every", checkpoint_every)
     inputs, states, ends = check_arguments(cell, xs, state, lengths, check_finite)
     steps, rows = inputs[0].shape[:2]
+    batch = Batch(steps, rows, ends, bool(reverse))
     with draws(cell, len(inputs), steps, rows) as more:
         inputs += more
-        plan, params = plan_of(cell, tuple(x.shape[2] for x in inputs))
+        plan, params = plan_of(cell, tuple(x.shape[2] for x in inputs), batch.layout.mean_rows, states[0].device)
     if steps == 0:
         return wrap(np.zeros((0, rows, cell.state_sizes[0]), cell.dtype), states[0]), states
-    batch = Batch(steps, rows, ends, bool(reverse))
     seqs, first = [batch.pack(x) for x in inputs], [batch.sort(s) for s in states]
     ys, finals = checkpoint.run(plan, seqs, params, first, batch.layout, checkpoint_every)
     return batch.unpack(ys), tuple(batch.unsort(s) for s in finals)

@@ -30,9 +30,18 @@ Made = TypeVar("Made")
 _made: WeakKeyDictionary[Cell, dict[Any, tuple[list[Any], bool, Any]]] = WeakKeyDictionary()
 
 
-def plan_of(cell: Cell, widths: tuple[int, ...]) -> tuple[Plan, list[Tensor]]:
-    """The plan of a cell for time inputs of these widths, and the tensors behind its params."""
-    return made_of(cell, widths, _record_and_plan)
+MANY_ROWS = 8
+"""So many rows a step make good use of weights that lie in a cache, and the loop multiplies inputs as fast as one large
+product does, which would write its result to memory and read it again. (From 8 rows on, a tile of gemm.h is full.)"""
+
+
+def plan_of(cell: Cell, widths: tuple[int, ...], rows: float = 1, device: str = "cpu") -> tuple[Plan, list[Tensor]]:
+    """The plan of a cell for time inputs of these widths, and the tensors behind its params.
+
+    rows: of a step, on average. Few rows would fetch the weights of inputs anew at every step, and a GPU is used best
+    by large products, so there these are hoisted.
+    """
+    return made_of(cell, widths, _plan_inside if device == "cpu" and rows >= MANY_ROWS else _plan)
 
 
 def made_of(cell: Cell, widths: tuple[int, ...], make: Callable[[Cell, tuple[int, ...]], Made]) -> Made:
@@ -56,15 +65,19 @@ def made_of(cell: Cell, widths: tuple[int, ...], make: Callable[[Cell, tuple[int
     return made
 
 
-def _record_and_plan(cell: Cell, widths: tuple[int, ...]) -> tuple[Plan, list[Tensor]]:
+def _plan(cell: Cell, widths: tuple[int, ...], hoists: bool = True) -> tuple[Plan, list[Tensor]]:
     recording = record(cell, widths)
-    return plan_recorded(cell, recording, recording.step), recording.params
+    return plan_recorded(cell, recording, recording.step, hoists), recording.params
 
 
-def plan_recorded(cell: Cell, recording: Recording, step: Step) -> Plan:
+def _plan_inside(cell: Cell, widths: tuple[int, ...]) -> tuple[Plan, list[Tensor]]:
+    return _plan(cell, widths, False)
+
+
+def plan_recorded(cell: Cell, recording: Recording, step: Step, hoists: bool = True) -> Plan:
     """The plan of a step that was made of a recording; raises PlanError that names the cell and the line."""
     try:
-        plan = Plan(step)
+        plan = Plan(step, hoists)
         plan.body.program([False] * len(step.states), plan.body.step.emits)
     except PlanError as error:
         at = recording.lines_of(error.op)

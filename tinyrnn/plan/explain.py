@@ -49,7 +49,7 @@ def explanation_of(cell: Cell, batch: int | None = None, *, widths: Sequence[int
         hint = "; make one of the class first" if isinstance(cell, type) else ""
         raise TypeError(f"cell must be a tr.Cell, got {cell if isinstance(cell, type) else type_name(cell)}{hint}")
     rows = None if batch is None else as_size("batch", batch)
-    plan, params = plan_of(cell, _widths(cell, widths))
+    plan, params = plan_of(cell, _widths(cell, widths), rows or 1, cell.device)
     names = {id(p): name for name, p in cell.named_parameters()}
     with recording():
         forward = _Forward(plan, [names.get(id(p)) or p.name for p in params])
@@ -318,7 +318,17 @@ class _Reverse(_Found):
         n = len(plan.hoisted)
         arrive = [k in (*plan.read_before, *plan.read_after) for k in range(len(step.states))]
         values = [t in step.emits for t in forward.keep]
-        self.reverse = reverse = Reverse(body, forward.keep, arrive, values, depends[:n], depends[n:])
+        reverse = Reverse(body, forward.keep, arrive, values, depends[:n], depends[n:])
+        # The gradients of inputs that the loop multiplies, if they take no more of the loop than is there.
+        inputs = []
+        for k, t in enumerate(plan.hoisted):
+            if t in plan.step.seqs:
+                wants = [*depends[:k], True, *depends[k + 1 : n]]
+                other = Reverse(body, forward.keep, arrive, values, wants, depends[n:])
+                if len(other.plan.read_values) == len(reverse.plan.read_values):
+                    reverse, depends = other, [*wants, *depends[n:]]
+                    inputs.append(f"d{forward.notation.of(t)}")
+        self.reverse = reverse
         super().__init__(reverse.plan, Notation())
         notation, known = self.notation, forward.notation
         names = [
@@ -366,8 +376,9 @@ class _Reverse(_Found):
         named = [(w, sums.get(w.equation.split(" = ")[0])) for w in done]
         self.deferred = [w for w, deferred in named if deferred]
         self.summed = tuple(Work(w.equation, 0, 0) for w, deferred in named if deferred is False)
-        self.sunk = tuple(w for w, deferred in named if deferred is None)
-        self.optional: tuple[Work, ...] = ()
+        rest = [w for w, deferred in named if deferred is None]
+        self.optional = tuple(w for w in rest if w.equation.split(" = ")[0] in inputs)
+        self.sunk = tuple(w for w in rest if w not in self.optional)
         self._before_the_loop(seqs, [notation.of(t) for t in inner.emits])
 
     def _before_the_loop(self, seqs: Sequence[Tensor], names: Sequence[str]) -> None:

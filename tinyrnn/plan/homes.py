@@ -47,9 +47,14 @@ class Homes:
         self.vectors: dict[tuple[Tensor, tuple[int, ...]], int] = {}
         self.adds_into: dict[Tensor, Tensor] = {}  # a product -> the sum that it adds itself into
         self.phase: dict[Tensor, int] = {}  # how many products a value waits for, one behind the other
+        waiting = set(body.states)  # for a state
         for t in self.nodes:
             before = max((self.phase[s] for s in t.inputs or () if s in self.phase), default=0)
             self.phase[t] = before + (t.op is OPS["matmul"])
+            if not waiting.isdisjoint(t.inputs or ()):
+                waiting.add(t)
+        # Products of inputs, which a plan that hoists does ahead.
+        self.early = {t: None for t in self.nodes if t.op is OPS["matmul"] and t not in waiting}
         self.spread = {t for t in self.nodes if self._only_spreads(t)}
         self.copies: list[tuple[Tensor, int]] = []  # (a value, a buffer that shall have it too)
         for k, seq in enumerate(body.seqs):
@@ -192,44 +197,59 @@ class Homes:
 
         x + a @ w: the product adds itself to x. Once their reader has run, columns are free for kept values that wait
         for that reader anyway. What is done to a sum must not depend on what is kept, as its rounding depends on it.
+        Nor may it depend on whether a product of inputs was hoisted: one that was not is used in the same way.
         """
         for k, seq in enumerate(self.body.seqs):
-            buffer = self.home[seq][0]
-            reads = self._reads(seq) if self.spare[k : k + 1] == [True] else None
-            if not reads or not all(self._adds_product(t) or self._ends_with(t, seq) for t, _, _ in reads):
+            if self.spare[k : k + 1] == [True] and (reads := self._summands(seq)):
+                writes, free, found = self._add_products(reads, self.home[seq][0], kept)
+                for t, at, stop in free:
+                    for v in kept:
+                        fits = v not in found and v not in self.home and at + width(v) <= stop
+                        if fits and self._may_overwrite(v, t, (self.home[seq][0], at)):
+                            found[v] = at
+                            at += width(v)
+                full = sum(map(width, found)) == width(seq)
+                if writes or full:
+                    self.program.spent.append(k)
+                if full:  # else it would be held whole for the sake of a part
+                    self.reused.update(found)
+                    self.home.update({v: (self.home[seq][0], start) for v, start in found.items()})
+        for t in self.early:
+            if t not in self.home and (reads := self._summands(t)):
+                self._add_products(reads, self._home(t)[0], kept)
+
+    def _summands(self, source: Tensor) -> list[Read] | None:
+        """Who reads columns of a source, if they all are sums onto which a product, or one of elements, is added."""
+        reads = self._reads(source) or []
+        fits = all(self._product_onto(t) is not None or self._ends_with(t, source) for t, _, _ in reads)
+        return reads if fits else None
+
+    def _add_products(
+        self, reads: Sequence[Read], buffer: int, kept: Sequence[Tensor]
+    ) -> tuple[bool, list[Read], dict[Tensor, int]]:
+        """Let products add themselves to columns of a buffer: (whether one does, what is read of it after them, which
+        of the sums are kept, and at which column)."""
+        free: list[Read] = []
+        found: dict[Tensor, int] = {}
+        writes = False
+        for t, start, stop in reads:
+            product = self._product_onto(t)
+            if t is None or product is None:
+                free.append((t, start, stop))
                 continue
-            writes = False
-            free: list[Read] = []
-            found: dict[Tensor, int] = {}
-            for t, start, stop in reads:
-                product = self._product_onto(t)
-                if t is None or product is None:
-                    free.append((t, start, stop))
-                    continue
-                writes = True
-                while product is not None:
-                    self.adds_into[product] = t
-                    self.home[t] = self.home[product] = (buffer, start)
-                    follower = self.readers[t][0]
-                    product = self._product_onto(follower) if len(self.readers[t]) == 1 else None
-                    if product is not None and follower is not None:
-                        t = follower
-                if t in kept:
-                    found[t] = start
-                else:
-                    free += [(r, start + a, start + b) for r, a, b in self._reads(t) or ()]
-            for t, at, stop in free:
-                for v in kept:
-                    fits = v not in found and v not in self.home and at + width(v) <= stop
-                    if fits and self._may_overwrite(v, t, (buffer, at)):
-                        found[v] = at
-                        at += width(v)
-            full = sum(map(width, found)) == width(seq)
-            if writes or full:
-                self.program.spent.append(k)
-            if full:  # else it would be held whole for the sake of a part
-                self.reused.update(found)
-                self.home.update({v: (buffer, start) for v, start in found.items()})
+            writes = True
+            while product is not None:
+                self.adds_into[product] = t
+                self.home[t] = self.home[product] = (buffer, start)
+                follower = self.readers[t][0]
+                product = self._product_onto(follower) if len(self.readers[t]) == 1 else None
+                if product is not None and follower is not None:
+                    t = follower
+            if t in kept:
+                found[t] = start
+            else:
+                free += [(r, start + a, start + b) for r, a, b in self._reads(t) or ()]
+        return writes, free, found
 
     def _product_onto(self, t: Tensor | None) -> Tensor | None:
         """The product that can add itself to the other term of the sum t."""
@@ -237,12 +257,9 @@ class Homes:
             return None
         for q, p in (t.inputs, t.inputs[::-1]):
             alone = q.op is OPS["matmul"] and self._is_computed(q) and len(self.readers[q]) == 1
-            if alone and p.shape == q.shape == t.shape:
+            if alone and q not in self.early and p.shape == q.shape == t.shape:
                 return q
         return None
-
-    def _adds_product(self, t: Tensor | None) -> bool:
-        return self._product_onto(t) is not None
 
     def _ends_with(self, t: Tensor | None, seq: Tensor) -> bool:
         """Whether t is a * b + c, with c columns of seq."""
@@ -269,6 +286,7 @@ class Homes:
         for p, q in (t.inputs, t.inputs[::-1]):
             fits = q.op is OPS["matmul"] and len(self.readers[q]) == 1 and q not in self.home and self._is_computed(q)
             early = self._is_computed(p) and self.phase[p] - self._is_product(p) < self.phase[q]
+            fits = fits and q not in self.early and p not in self.early  # those are `_use_again`'s
             if fits and early and p not in self.home and len(self.readers[p]) == 1:
                 self.adds_into[q] = t
                 return

@@ -51,6 +51,11 @@ class Layout:
         return int(self.ends.sum())
 
     @property
+    def mean_rows(self) -> float:
+        """Rows of a step, on average."""
+        return self.rows / max(self.steps, 1)
+
+    @property
     def partial(self) -> int:
         """Rows of a sum over steps as the loop makes it: one for each row that runs and each block of SUM_STEPS."""
         return -(-self.steps // SUM_STEPS) * int(self.count[:1].sum())

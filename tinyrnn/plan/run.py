@@ -32,6 +32,9 @@ Array = NDArray[Any]
 class Plan:
     """A step, rewritten and cut into what comes before the loop, the loop, and what comes behind it.
 
+    hoists: whether products that need no state are done before the loop, for all steps at once; else, but for those
+    that are wanted for whole sequences anyway, the loop does them, on rows at hand. Results have the same bits.
+
     recorded, step      the step as it was recorded, and rewritten
     hoisted, weights    what the loop reads of inputs, with rows, and of parameters alone
     body                what is left in the loop
@@ -40,7 +43,7 @@ class Plan:
     read_sums           values of which they read nothing but the sum over all rows and steps
     """
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: Step, hoists: bool = True) -> None:
         self.recorded = step
         with recording():
             self.step = step = rewrite(step)
@@ -51,7 +54,7 @@ class Plan:
             inner.update(_made_inside(behind, inner, level))
             outer = [t for t in behind if t not in inner]
             others = {s for t in outer for s in t.inputs or ()}.union(step.emits, step.totals) - inner - {*outer}
-            frontier = _frontier([*step.nexts, *(s for t in inner for s in t.inputs or ())], inner, others)
+            frontier = _frontier([*step.nexts, *(s for t in inner for s in t.inputs or ())], inner, others, hoists)
             self.hoisted = sorted((t for t in frontier if is_rowed(t)), key=lambda t: t.order)
             self.weights = sorted((t for t in frontier if not is_rowed(t)), key=lambda t: t.order)
             # What the results read of the loop: its states before or after a step, and values in between.
@@ -79,6 +82,7 @@ class Plan:
                 tuple(sums),
             ),
             self._find_spare(),
+            hoists,
         )
         self.records = [k in (*self.read_before, *self.read_after) for k in range(len(step.states))]
         script = Script((*step.seqs, *step.params))
@@ -165,18 +169,18 @@ class Plan:
                 t._array = tape.Abstract(t.shape, t.dtype)
 
 
-def _frontier(reads: Iterable[Tensor], inner: set[Tensor], outside: Iterable[Tensor]) -> set[Tensor]:
+def _frontier(reads: Iterable[Tensor], inner: set[Tensor], outside: Iterable[Tensor], hoists: bool) -> set[Tensor]:
     """What a loop that makes `inner` reads from before it. reads: what its ops read; outside: what others read.
 
-    Elementwise ops and reductions of rows, which wait for no state either, are left to the loop, unless their values
-    are made for whole sequences anyway: on rows at hand they cost less than passes over sequences. Slices that cover a
-    value are left to it too, so that the value's gradient comes in one piece.
+    Elementwise ops and reductions of rows, which wait for no state either, are left to the loop, and so are products
+    unless it hoists, but for values that are made for whole sequences anyway: on rows at hand they cost less than
+    passes over sequences. Slices that cover a value are left to it too, so that its gradient comes in one piece.
     """
     there = set(topological(outside))
-    found = _read_from(reads, inner, there)
+    found = _read_from(reads, inner, there, hoists)
     while not (made := set(topological(found))) <= there:
         there |= made
-        found = _read_from(reads, inner, there)
+        found = _read_from(reads, inner, there, hoists)
     covered: dict[Tensor, dict[Tensor, range]] = {}
     for t in found:
         source, start, stop = as_columns(t)
@@ -188,7 +192,7 @@ def _frontier(reads: Iterable[Tensor], inner: set[Tensor], outside: Iterable[Ten
     return found
 
 
-def _read_from(reads: Iterable[Tensor], inner: set[Tensor], there: set[Tensor]) -> set[Tensor]:
+def _read_from(reads: Iterable[Tensor], inner: set[Tensor], there: set[Tensor], hoists: bool) -> set[Tensor]:
     """Where a walk back from `reads` through what is light and not `there` ends."""
     found: set[Tensor] = set()
     stack = list(reads)
@@ -198,7 +202,7 @@ def _read_from(reads: Iterable[Tensor], inner: set[Tensor], there: set[Tensor]) 
             t = t.inputs[0]  # repeated for every row: the loop reads the one row
         if t in inner or t in found or is_number(t):
             continue
-        if _is_light(t) and t not in there:
+        if t not in there and (_is_light(t) or (not hoists and _is_product(source_of(t)))):
             stack.extend(t.inputs)
         else:
             found.add(t)
@@ -213,6 +217,11 @@ def _is_light(t: Tensor) -> bool:
     if t.op.code >= 0:
         return bool(rowed) and all(s.shape == t.shape or width(s) == 1 for s in rowed)
     return bool(rowed) and t.op.name in ("sum", "max", "sum_to", "broadcast_to", "stop_gradient")
+
+
+def _is_product(t: Tensor) -> bool:
+    """Whether t is a product of rows with a matrix that is the same for all."""
+    return t.op is OPS["matmul"] and is_rowed(t.inputs[0]) and t.inputs[1].ndim == 2 and not is_rowed(t.inputs[1])
 
 
 def _made_inside(behind: Sequence[Tensor], inner: set[Tensor], level: dict[Tensor, int]) -> set[Tensor]:
@@ -241,11 +250,11 @@ class Body:
     """What is left in the loop, on leaves of its own, and its reverse.
 
     step.emits: values wanted as sequences; step.totals: values whose sums over all steps are wanted.
-    spare: which seqs nobody else reads, so that the loop may use their memory.
+    spare: which seqs nobody else reads, so that the loop may use their memory. hoists: as its reverse shall.
     """
 
-    def __init__(self, step: Step, spare: Sequence[bool] = ()) -> None:
-        self.step, self.spare = step, spare
+    def __init__(self, step: Step, spare: Sequence[bool], hoists: bool) -> None:
+        self.step, self.spare, self.hoists = step, spare, hoists
         self.widths = [width(s) for s in step.states]
         self.programs: dict[Any, Program] = {}
         self.reverses: dict[Any, Reverse] = {}
@@ -521,7 +530,8 @@ class Reverse:
                 tuple(results[:n_states]),
                 tuple(results[n_states:n_seqs]),
                 tuple(results[n_seqs:]),
-            )
+            ),
+            body.hoists,
         )
 
 
