@@ -122,17 +122,28 @@ inline __attribute__((always_inline)) void rank_one(vector<T> (&sum)[R][P * tile
     }
 }
 
+// How the left side of a product lies: elements from row to row, and from column to column. A tile reads it as it lies if
+// one of these is 1; but rows a multiple of a page apart would drive each other out of the sets of the first-level cache
+// that they share (measured: a sixth of the speed), so such a side is copied, as are those without a 1.
+struct Left {
+    index rs, cs;
+    template <class T>
+    bool is_copied(index rows) const {
+        return rs != 1 && (cs != 1 || (rows > 4 && rs * index(sizeof(T)) % 4096 == 0));
+    }
+};
+
 // C[R rows, P panels] [+]= A[R rows, K] B[K, P panels], K <= k_block, whole panels. From panel to panel of B it is `stride`
 // elements, from row to row `along`.
 template <class T, int R, int P>
-inline __attribute__((always_inline)) void tile(T *c, index ldc, const T *a, index lda, const T *b, index stride,
+inline __attribute__((always_inline)) void tile(T *c, index ldc, const T *a, Left left, const T *b, index stride,
                                                 index K, bool add, index along) {
     constexpr int NR = panel_width<T>, W = NR / tile_vectors, V = P * tile_vectors;
     vector<T> sum[R][V] = {};
     const char *third[(R + 2) / 3];
 #pragma GCC unroll 16
-    for (int i = 0; i < (R + 2) / 3; ++i) third[i] = reinterpret_cast<const char *>(a + 3 * i * lda);
-    const index step = lda * index(sizeof(T));
+    for (int i = 0; i < (R + 2) / 3; ++i) third[i] = reinterpret_cast<const char *>(a + 3 * i * left.rs);
+    const index step = left.rs * index(sizeof(T)), on = left.cs * index(sizeof(T));
     if (add)  // what is added to comes from afar, and has the time of the whole loop to arrive
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r)
@@ -142,10 +153,14 @@ inline __attribute__((always_inline)) void tile(T *c, index ldc, const T *a, ind
 #pragma GCC unroll 16
         for (int v = 0; v < V; v += 64 / vector_bytes)  // a line each
             __builtin_prefetch(b + v / tile_vectors * stride + v % tile_vectors * W + ahead * along);
+        if (left.rs == 1) {  // a column lies in one or two lines
+            __builtin_prefetch(third[0] + 2 * ahead * on);
+            __builtin_prefetch(third[0] + 2 * ahead * on + (R - 1) * sizeof(T));
+        }
         rank_one<T, R, P>(sum, third, step, b, stride);
 #pragma GCC unroll 16
         for (int i = 0; i < (R + 2) / 3; ++i) {
-            third[i] += sizeof(T);
+            third[i] += on;
             asm("" : "+r"(third[i]));  // or the compiler keeps a pointer a row, half of them in memory
         }
     }
@@ -168,16 +183,16 @@ constexpr int panels_at_once(int rows) {
 
 // `tile` over several whole panels: P at a time, then P/2, ..
 template <class T, int R, int P = panels_at_once(R)>
-void strip(T *c, index ldc, const T *a, index lda, const T *b, index stride, index K, index panels, bool add,
+void strip(T *c, index ldc, const T *a, Left left, const T *b, index stride, index K, index panels, bool add,
            index along) {
     for (; panels >= P; panels -= P, c += P * panel_width<T>, b += P * stride)
-        tile<T, R, P>(c, ldc, a, lda, b, stride, K, add, along);
+        tile<T, R, P>(c, ldc, a, left, b, stride, K, add, along);
     if constexpr (P > 1)
-        if (panels) strip<T, R, P / 2>(c, ldc, a, lda, b, stride, K, panels, add, along);
+        if (panels) strip<T, R, P / 2>(c, ldc, a, left, b, stride, K, panels, add, along);
 }
 
 template <class T>
-using Strip = void (*)(T *, index, const T *, index, const T *, index, index, index, bool, index);
+using Strip = void (*)(T *, index, const T *, Left, const T *, index, index, index, bool, index);
 template <class T, int... R>
 inline Strip<T> strip_of(int rows, std::integer_sequence<int, R...>) {
     static constexpr Strip<T> table[] = {strip<T, R + 1>...};
@@ -192,23 +207,23 @@ struct Rows {
 
 // C[M, panels] [+]= A[M, K] B[K, panels], K <= k_block; `width` counts the columns of C, the last panel may be partial.
 template <class T>
-inline void block(T *c, index ldc, const T *a, index lda, const T *b, index stride, Rows M, index K, index width,
+inline void block(T *c, index ldc, const T *a, Left left, const T *b, index stride, Rows M, index K, index width,
                   bool add, index along = panel_width<T>) {
     constexpr index NR = panel_width<T>;
     const index whole = width / NR, rest = width % NR;
     for (index i = 0; i < M.tiles; ++i) {
         const index R = M.each + (i < M.taller);
         const Strip<T> run = strip_of<T>(int(R), std::make_integer_sequence<int, tile_rows>());
-        if (whole) run(c, ldc, a, lda, b, stride, K, whole, add, along);
+        if (whole) run(c, ldc, a, left, b, stride, K, whole, add, along);
         if (rest) {  // through a whole tile aside, so that no store leaves C
             T aside[tile_rows * NR];
             if (add)
                 for (index r = 0; r < R; ++r) std::memcpy(aside + r * NR, c + r * ldc + whole * NR, rest * sizeof(T));
-            run(aside, NR, a, lda, b + whole * stride, stride, K, 1, add, along);
+            run(aside, NR, a, left, b + whole * stride, stride, K, 1, add, along);
             for (index r = 0; r < R; ++r) std::memcpy(c + r * ldc + whole * NR, aside + r * NR, rest * sizeof(T));
         }
         c += R * ldc;
-        a += R * lda;
+        a += R * left.rs;
     }
 }
 
@@ -292,11 +307,11 @@ inline void pack_b(T *packed, const T *b, std::ptrdiff_t rs, std::ptrdiff_t cs, 
     }
 }
 
-// Elements of workspace that `product` needs. Rows a multiple of a page apart share the sets of the first-level cache, of
-// which a tile's rows would drive each other out (measured: a sixth of the speed); such an A is copied, with a line between.
+// Elements of workspace that `product` needs.
 template <class T>
 inline std::ptrdiff_t product_workspace(std::ptrdiff_t M, std::ptrdiff_t K, std::ptrdiff_t lda) {
-    return M > 4 && lda * sizeof(T) % 4096 == 0 ? M * (K + 64 / std::ptrdiff_t(sizeof(T))) : 0;
+    constexpr std::ptrdiff_t line = 64 / std::ptrdiff_t(sizeof(T));
+    return product_detail::Left{lda, 1}.is_copied<T>(M) ? M * (K + line) : 0;  // a line, so that no rows lie pages apart
 }
 
 // C (M, N), rows ldc apart, = (add: +=) A (M, K), rows lda apart, times packed B. C may not overlap A or B.
@@ -321,7 +336,7 @@ inline void product(T *c, std::ptrdiff_t ldc, const T *a, std::ptrdiff_t lda, co
     const index group = rows.tiles == 1 && K <= k_block<T> ? N : NR * panels_at_once(int(rows.each));
     for (index j = 0; j < N; j += group)
         for (index k = 0; k < K; k += k_block<T>)
-            block(c + j, ldc, a + k, lda, packed + j * K + k * NR, K * NR, rows, least(K - k, k_block<T>),
+            block(c + j, ldc, a + k, {lda, 1}, packed + j * K + k * NR, K * NR, rows, least(K - k, k_block<T>),
                   least(N - j, group), add || k);
 }
 
@@ -351,7 +366,6 @@ inline void gemm(T *c, std::ptrdiff_t ldc, const T *a, std::ptrdiff_t a_rs, std:
         for (index k0 = 0; k0 < K; k0 += k_block<T>) {
             const index n = least(N - j0, column_block), k = least(K - k0, k_block<T>);
             const T *right = b + k0 * b_rs + j0 * b_cs;
-            T *const left = workspace + packed_size<T>(k, n);
             // Whole panels whose rows lie close together are read as they lie.
             const bool packs = b_cs != 1 || n % NR || b_rs < n || b_rs * index(sizeof(T)) > 1024;
             if (packs) {
@@ -361,11 +375,19 @@ inline void gemm(T *c, std::ptrdiff_t ldc, const T *a, std::ptrdiff_t a_rs, std:
             const index panel = packs ? k * NR : NR;
             for (index i0 = 0; i0 < M; i0 += rows_each) {
                 const index m = least(M - i0, rows_each);
-                copy(left, k, a + i0 * a_rs + k0 * a_cs, a_rs, a_cs, m, k);
+                const T *left = a + i0 * a_rs + k0 * a_cs;
+                Left lies{a_rs, a_cs};
+                if (lies.is_copied<T>(m)) {
+                    T *const aside = workspace + packed_size<T>(k, n);
+                    copy(aside, k, left, a_rs, a_cs, m, k);
+                    left = aside;
+                    lies = {k, 1};
+                }
                 const Rows rows(m);
-                const index group = NR * panels_at_once(int(rows.each));
+                // Columns of A, of which a tile uses a line or two each, should be near for all panels of B.
+                const index group = lies.rs == 1 ? n : NR * panels_at_once(int(rows.each));
                 for (index j = 0; j < n; j += group)
-                    block(c + i0 * ldc + j0 + j, ldc, left, k, right + j / NR * panel, panel, rows, k,
+                    block(c + i0 * ldc + j0 + j, ldc, left, lies, right + j / NR * panel, panel, rows, k,
                           least(n - j, group), add || k0, packs ? NR : b_rs);
             }
         }
