@@ -294,13 +294,17 @@ def test_a_step_of_a_thousand_ops():
         np.testing.assert_allclose(ours.data, theirs.data, rtol=1e-12, atol=1e-14)
 
 
-def test_a_step_whose_values_are_read_again_and_again():
+@pytest.mark.parametrize(
+    "join", [lambda a, b: 0.5 * a - 0.5 * b, lambda a, b: (a + b) * 0.5, lambda a, b: a + b], ids=["-", "*", "+"]
+)
+def test_a_step_whose_values_are_read_again_and_again(join):
     """Its plan takes time in proportion to its ops, not to the ways through them."""
 
     def step(p, x, h):
         a, b = h @ p.U, x @ p.W
         for _ in range(60):
-            a, b = b, 0.5 * a - 0.5 * b
+            a, b = b, join(a, b)
+        b = b / 1e12  # Fibonacci's numbers grow
         return b * tr.sigmoid(b)
 
     cell = OddCell(step, {"U": (H, H), "W": (I, H)}, ("h",), (H,), dtype="float64")

@@ -13,6 +13,7 @@ Each takes a Step and returns a Step on the same leaves. They work on the revers
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -166,6 +167,7 @@ def canonical(step: Step) -> Step:
     known: dict[Tensor, Tensor] = {}
     new_level: dict[Tensor, int] = {}
     phase: dict[Tensor, int] = {}
+    products: dict[Tensor, list[Tensor]] = {}  # of those that became a sum
 
     def settle(old: Tensor, new: Tensor) -> None:
         known[old] = named(new, old)
@@ -198,9 +200,13 @@ def canonical(step: Step) -> Step:
             if is_inner(t):
                 known[t] = t  # never read: its reader lays it flat
                 continue
-            settle(t, _sum(_flat(terms(t), new_level), new_level, phase, t.shape))
+            flat = [(sign, s) for sign, term in terms(t) for s in products.get(term, (term,))]
+            settle(t, _sum(flat, new_level, phase, t.shape))
         elif t.op is OPS["matmul"] and level[t.inputs[1]] == PARAMETER:
-            settle(t, _product(known[t.inputs[0]], known[t.inputs[1]], new_level))
+            made = _products(known[t.inputs[0]], known[t.inputs[1]], new_level)
+            settle(t, functools.reduce(add, made))
+            if len(made) > 1:
+                products[known[t]] = made
         elif t.op is OPS["scatter"]:
             source = known[t.inputs[0]]
             cut = column_range(t.attrs[1], t.attrs[0]) if is_rowed(t) else None
@@ -216,34 +222,19 @@ def canonical(step: Step) -> Step:
     return step.with_results([known[r] for r in step.results])
 
 
-def _product(a: Tensor, w: Tensor, level: dict[Tensor, int]) -> Tensor:
-    """a @ w, as a sum of products if a joins values that are there before, like [x, h].
+def _products(a: Tensor, w: Tensor, level: dict[Tensor, int]) -> list[Tensor]:
+    """a @ w, as products whose sum it is if a joins values that are there before, like [x, h].
 
     What is joined from values of this step, like the gradients of gates, is better multiplied in one piece.
     """
     joins = a.op is OPS["concat"] and a.attrs[0] == 1 and w.ndim == 2 == a.ndim
     if not joins or (all(p.op is not None for p in a.inputs) and len({_level_of(p, level) for p in a.inputs}) == 1):
-        return tape.apply(OPS["matmul"], (a, w), ())
-    at, total = 0, None
+        return [tape.apply(OPS["matmul"], (a, w), ())]
+    at, found = 0, []
     for part in a.inputs:
-        p = _product(part, getitem(w, slice(at, at + part.shape[1])), level)
-        total = p if total is None else add(total, p)
+        found += _products(part, getitem(w, slice(at, at + part.shape[1])), level)
         at += part.shape[1]
-    assert total is not None
-    return total
-
-
-def _flat(terms: list[Term], level: dict[Tensor, int]) -> list[Term]:
-    """Terms that became sums themselves (products of concatenations) laid flat too."""
-    flat: list[Term] = []
-    for sign, t in terms:
-        if t.op is add and all(s.op in (add, OPS["matmul"]) for s in t.inputs):
-            for s in t.inputs:
-                level.setdefault(s, level[t])
-            flat += _flat([(sign, s) for s in t.inputs], level)
-        else:
-            flat.append((sign, t))
-    return flat
+    return found
 
 
 def _sum(terms: list[Term], level: dict[Tensor, int], phase: dict[Tensor, int], shape: tuple[int, ...]) -> Tensor:
