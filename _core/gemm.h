@@ -315,10 +315,10 @@ inline std::ptrdiff_t product_workspace(std::ptrdiff_t M, std::ptrdiff_t K, std:
 }
 
 // C (M, N), rows ldc apart, = (add: +=) A (M, K), rows lda apart, times packed B. C may not overlap A or B.
-// `workspace`: product_workspace(M, K, lda) elements.
-template <class T>
+// `workspace`: product_workspace(M, K, lda) elements. meanwhile(k, n) is called for k = 0 .. n - 1, evenly on the way.
+template <class T, class Meanwhile>
 inline void product(T *c, std::ptrdiff_t ldc, const T *a, std::ptrdiff_t lda, const T *packed, std::ptrdiff_t M,
-                    std::ptrdiff_t K, std::ptrdiff_t N, bool add, T *workspace) {
+                    std::ptrdiff_t K, std::ptrdiff_t N, bool add, T *workspace, const Meanwhile &meanwhile) {
     using namespace product_detail;
     constexpr index NR = panel_width<T>;
     if (M <= 0 || N <= 0) return;
@@ -334,10 +334,12 @@ inline void product(T *c, std::ptrdiff_t ldc, const T *a, std::ptrdiff_t lda, co
     // Panel by panel, so that B, the larger side, streams through once. One tile of rows takes all panels in one call.
     const Rows rows(M);
     const index group = rows.tiles == 1 && K <= k_block<T> ? N : NR * panels_at_once(int(rows.each));
-    for (index j = 0; j < N; j += group)
+    for (index j = 0; j < N; j += group) {
+        meanwhile(j / group, (N + group - 1) / group);
         for (index k = 0; k < K; k += k_block<T>)
             block(c + j, ldc, a + k, {lda, 1}, packed + j * K + k * NR, K * NR, rows, least(K - k, k_block<T>),
                   least(N - j, group), add || k);
+    }
 }
 
 // Elements of workspace that `gemm` needs.

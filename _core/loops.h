@@ -149,7 +149,14 @@ TR_FN void reduce_columns(T *out, const T *in, ptrdiff_t n, ptrdiff_t stride, pt
         for (ptrdiff_t k0 = 0; k0 < n; k0 += block_terms) {
             const ptrdiff_t k1 = k0 + block_terms < n ? k0 + block_terms : n;
             memcpy(part, in + k0 * stride + j0, m * sizeof(T));
-            for (ptrdiff_t k = k0 + 1; k < k1; k++) {
+            ptrdiff_t k = k0 + 1;
+            for (; k + 5 <= k1; k += 5) {  // several rows at a time, so that the sums are loaded and stored less often
+                const T *a = in + k * stride + j0, *b = a + stride, *c = b + stride, *d = c + stride, *e = d + stride;
+#pragma omp simd
+                for (ptrdiff_t j = 0; j < m; j++)
+                    part[j] = R::join(R::join(R::join(R::join(R::join(part[j], a[j]), b[j]), c[j]), d[j]), e[j]);
+            }
+            for (; k < k1; k++) {
                 const T *row = in + k * stride + j0;
 #pragma omp simd
                 for (ptrdiff_t j = 0; j < m; j++) part[j] = R::join(part[j], row[j]);

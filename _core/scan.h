@@ -118,6 +118,65 @@ inline void step_rows(const Loop<T> &loop, const Table &table, const Instruction
     }
 }
 
+// Step k as it runs: its number in the sequence.
+template <class T> ptrdiff_t step_number(const Loop<T> &loop, ptrdiff_t k) {
+    return loop.backwards ? loop.steps - 1 - k : k;
+}
+
+// Sequences come from afar. So while a product runs, the lines of them that the group behind it touches are fetched, a
+// share each time it is called; a group that begins a step is fetched by the product that ends the step before.
+template <class T> class Fetch {
+    static constexpr ptrdiff_t line = 64, room = 1 << 18;  // bytes
+    struct Columns {
+        const char *at;
+        ptrdiff_t ld, bytes;
+    };
+    Columns columns[16];
+    int n = 0;
+    ptrdiff_t rows;
+
+  public:
+    // Whether so many rows of all sequences are more than stays near anyway.
+    static bool is_worth_it(const Loop<T> &loop, ptrdiff_t rows) {
+        ptrdiff_t row = 0;
+        for (ptrdiff_t k = 0; k < loop.n_buffers; ++k)
+            if (loop.buffers[k].place == SEQUENCE) row += loop.buffers[k].ld * ptrdiff_t(sizeof(T));
+        return row * rows >= 1 << 14;
+    }
+
+    // For step k of `rows` rows from `first`; `behind` the product.
+    Fetch(const Loop<T> &loop, const Instruction *behind, ptrdiff_t k, ptrdiff_t first, ptrdiff_t rows) : rows(rows) {
+        const Instruction *const end = loop.program + loop.instructions;
+        if (behind == end) {
+            if (++k == loop.steps) return;
+            behind = loop.program;
+        }
+        const ptrdiff_t begin = loop.offset[step_number(loop, k)] + first;
+        ptrdiff_t row = 0;
+        for (const Instruction *i = behind; i < end && i->kind != PRODUCT; ++i) {
+            const int32_t operands[][2] = {{i->dst, i->dst_at}, {i->a, i->a_at}, {i->b, i->b_at}, {i->c, i->c_at}};
+            for (const auto &[number, column] : operands) {
+                const Buffer<T> &buffer = loop.buffers[number];
+                if (buffer.place != SEQUENCE || n == 16) continue;
+                const Columns found = {reinterpret_cast<const char *>(buffer.base + begin * buffer.ld + column),
+                                       buffer.ld * ptrdiff_t(sizeof(T)), i->width * ptrdiff_t(sizeof(T))};
+                const bool known = std::any_of(columns, columns + n, [&](const Columns &c) { return c.at == found.at; });
+                if (known) continue;
+                columns[n++] = found;
+                row += found.bytes;
+            }
+        }
+        if (row * rows > room) this->rows = room / row;
+    }
+
+    // Share k of `shares`.
+    void operator()(ptrdiff_t k, ptrdiff_t shares) const {
+        for (const Columns *c = columns; c < columns + n; ++c)
+            for (ptrdiff_t r = rows * k / shares; r < rows * (k + 1) / shares; ++r)
+                for (ptrdiff_t b = 0; b < c->bytes; b += line) __builtin_prefetch(c->at + r * c->ld + b, 0, 2);
+    }
+};
+
 // All steps for the rows first..last of the batch.
 template <class T, class Table>
 void run_loop(const Loop<T> &loop, const Table &table, ptrdiff_t first, ptrdiff_t last, T **at, T *scratch) {
@@ -128,8 +187,9 @@ void run_loop(const Loop<T> &loop, const Table &table, ptrdiff_t first, ptrdiff_
         scratch += own_size(buffer, last - first, block);
     }
     T *const aside = scratch;
+    const bool fetches = Fetch<T>::is_worth_it(loop, last - first);
     for (ptrdiff_t k = 0; k < loop.steps; ++k) {
-        const ptrdiff_t s = loop.backwards ? loop.steps - 1 - k : k;
+        const ptrdiff_t s = step_number(loop, k);
         const ptrdiff_t rows = (loop.count[s] < last ? loop.count[s] : last) - first;
         if (rows <= 0) continue;
         for (ptrdiff_t b = 0; b < loop.n_buffers; ++b) {
@@ -144,8 +204,15 @@ void run_loop(const Loop<T> &loop, const Table &table, ptrdiff_t first, ptrdiff_
         const Instruction *i = loop.program, *end = i + loop.instructions;
         while (i < end) {
             if (i->kind == PRODUCT) {
-                product<T>(at[i->dst] + i->dst_at, loop.buffers[i->dst].ld, at[i->a] + i->a_at, loop.buffers[i->a].ld,
-                           loop.weights[i->code], rows, i->inner, i->width, i->add, aside);
+                const auto multiply = [&](const auto &meanwhile) {
+                    product<T>(at[i->dst] + i->dst_at, loop.buffers[i->dst].ld, at[i->a] + i->a_at,
+                               loop.buffers[i->a].ld, loop.weights[i->code], rows, i->inner, i->width, i->add, aside,
+                               meanwhile);
+                };
+                if (fetches)
+                    multiply(Fetch<T>(loop, i + 1, k, first, rows));
+                else
+                    multiply([](ptrdiff_t, ptrdiff_t) {});
                 ++i;
                 continue;
             }
