@@ -126,9 +126,9 @@ inline __attribute__((always_inline)) void rank_one(vector<T> (&sum)[R][P * tile
     }
 }
 
-// How the left side of a product lies: elements from row to row, and from column to column. A tile reads it as it lies if
-// one of these is 1; but rows a multiple of a page apart would drive each other out of the sets of the first-level cache
-// that they share (measured: a sixth of the speed), so such a side is copied, as are those without a 1.
+// How the left side of a product lies: elements from row to row, and from column to column. A tile reads it as it lies
+// if one of these is 1; but rows a multiple of a page apart would drive each other out of the sets of the first-level
+// cache that they share (measured: a sixth of the speed), so such a side is copied, as are those without a 1.
 struct Left {
     index rs, cs;
     template <class T>
@@ -137,8 +137,8 @@ struct Left {
     }
 };
 
-// C[R rows, P panels] [+]= A[R rows, K] B[K, P panels], K <= k_block, whole panels. From panel to panel of B it is `stride`
-// elements, from row to row `along`.
+// C[R rows, P panels] [+]= A[R rows, K] B[K, P panels], K <= k_block, whole panels. From panel to panel of B it is
+// `stride` elements, from row to row `along`.
 template <class T, int R, int P>
 inline __attribute__((always_inline)) void tile(T *c, index ldc, const T *a, Left left, const T *b, index stride,
                                                 index K, bool add, index along) {
@@ -316,8 +316,8 @@ inline void pack_b(T *packed, const T *b, std::ptrdiff_t rs, std::ptrdiff_t cs, 
 // Elements of workspace that `product` needs.
 template <class T>
 inline std::ptrdiff_t product_workspace(std::ptrdiff_t M, std::ptrdiff_t K, std::ptrdiff_t lda) {
-    constexpr std::ptrdiff_t line = 64 / std::ptrdiff_t(sizeof(T));
-    return product_detail::Left{lda, 1}.is_copied<T>(M) ? M * (K + line) : 0;  // a line, so that no rows lie pages apart
+    constexpr std::ptrdiff_t line = 64 / std::ptrdiff_t(sizeof(T));  // between rows, so that none lie pages apart
+    return product_detail::Left{lda, 1}.is_copied<T>(M) ? M * (K + line) : 0;
 }
 
 // C (M, N), rows ldc apart, = (add: +=) A (M, K), rows lda apart, times packed B. C may not overlap A or B.

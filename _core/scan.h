@@ -160,8 +160,7 @@ template <class T> class Fetch {
                 if (buffer.place != SEQUENCE || n == 16) continue;
                 const Columns found = {reinterpret_cast<const char *>(buffer.base + begin * buffer.ld + column),
                                        buffer.ld * ptrdiff_t(sizeof(T)), i->width * ptrdiff_t(sizeof(T))};
-                const bool known = std::any_of(columns, columns + n, [&](const Columns &c) { return c.at == found.at; });
-                if (known) continue;
+                if (std::any_of(columns, columns + n, [&](const Columns &c) { return c.at == found.at; })) continue;
                 columns[n++] = found;
                 row += found.bytes;
             }

@@ -100,10 +100,13 @@ def test_bits_of_a_row_do_not_depend_on_its_batch_when_large(dtype):
     assert_rows_are_their_own(cell, case(cell, steps=4, rows=20), [[0], [19], list(range(13))])
 
 
-@pytest.mark.parametrize(("make_cell", "size"), [(LSTM, 1024), (GRU, 1024), (MUT1, 600)])
-def test_bits_of_a_row_do_not_depend_on_its_batch_when_products_sum_in_blocks(make_cell, size):
+@pytest.mark.parametrize(
+    ("make_cell", "size", "dtype"),
+    [(LSTM, 1024, "float32"), (GRU, 1024, "float32"), (MUT1, 600, "float32"), (GRU, 512, "float64")],
+)
+def test_bits_of_a_row_do_not_depend_on_its_batch_when_products_sum_in_blocks(make_cell, size, dtype):
     """Few rows have their inputs multiplied before the loop, many in it, from a copy if they lie pages apart."""
-    cell = make_cell(size, size, rng=0)
+    cell = make_cell(size, size, dtype=dtype, rng=0)
     assert_rows_are_their_own(cell, case(cell, steps=3, rows=11), [[0], [10], list(range(7)), list(range(2, 11))])
 
 
