@@ -2,9 +2,11 @@
 what the CPU's loop made of them; and the same, run by the stand-in for a GPU."""
 
 import contextlib
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 from hostcuda import stand_in
@@ -109,7 +111,10 @@ class Memories:
 
 @contextlib.contextmanager
 def recorded():
-    """A context that gives a list, to which every run of a program on the CPU adds a Call."""
+    """A context that gives a list, to which every run of a program on the CPU adds a Call.
+
+    The programs are those that a GPU gets: products of inputs are done before the loop for any number of rows.
+    """
     calls, original = [], cpu.run_loop
 
     def record(program, buffers, weights, layout):
@@ -124,11 +129,8 @@ def recorded():
         original(program, buffers, weights, layout)
         calls.append(Call(program, layout, found, before, memories.copies(), [w.copy() for w in weights]))
 
-    cpu.run_loop = record
-    try:
+    with mock.patch.object(cpu, "run_loop", record), mock.patch.object(tr.plan, "MANY_ROWS", math.inf):
         yield calls
-    finally:
-        cpu.run_loop = original
 
 
 def calls_of(cell, task, order=1):
