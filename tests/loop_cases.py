@@ -110,12 +110,12 @@ class Memories:
 
 
 @contextlib.contextmanager
-def recorded():
+def recorded(hoists=True):
     """A context that gives a list, to which every run of a program on the CPU adds a Call.
 
-    The programs are those that a GPU gets: products of inputs are done before the loop for any number of rows.
+    hoists: products of inputs are done before the loop, as in the programs that a GPU gets; else they are done in it.
     """
-    calls, original = [], cpu.run_loop
+    calls, original, many = [], cpu.run_loop, math.inf if hoists else 0
 
     def record(program, buffers, weights, layout):
         memories, found = Memories(), []
@@ -129,13 +129,13 @@ def recorded():
         original(program, buffers, weights, layout)
         calls.append(Call(program, layout, found, before, memories.copies(), [w.copy() for w in weights]))
 
-    with mock.patch.object(cpu, "run_loop", record), mock.patch.object(tr.plan, "MANY_ROWS", math.inf):
+    with mock.patch.object(cpu, "run_loop", record), mock.patch.object(tr.plan, "MANY_ROWS", many):
         yield calls
 
 
-def calls_of(cell, task, order=1):
+def calls_of(cell, task, order=1, hoists=True):
     """The calls that the values of a case make, and its gradients up to an order."""
-    with recorded() as calls:
+    with recorded(hoists) as calls:
         with tr.no_grad():
             tr.scan(cell, tuple(map(tr.tensor, task.xs)), tuple(map(tr.tensor, task.state)), lengths=task.lengths,
                     reverse=task.reverse)  # fmt: skip

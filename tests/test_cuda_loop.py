@@ -15,7 +15,7 @@ import tinyrnn as tr
 from tinyrnn.backend.cuda import loop
 from tinyrnn.backend.cuda.looptext import pack_text
 from tinyrnn.backend.cuda.text import kernels_of
-from tinyrnn.cells import GRU, LSTM, LayerNormGRU, LayerNormLSTM
+from tinyrnn.cells import GRU, LSTM, MUT1, LayerNormGRU, LayerNormLSTM
 from tinyrnn.search import RandomCell, random_description
 
 pytestmark = [
@@ -126,9 +126,9 @@ def test_single_precision(cupy, name, lengths):
 # -- tilings -----------------------------------------------------------------------------------------------------------
 
 
-def wide(kind, dtype="float64", rows=11, steps=3, lengths=None, size=21):
+def wide(kind, dtype="float64", rows=11, steps=3, lengths=None, size=21, hoists=True):
     cell = kind(3, size, dtype=dtype, rng=0)
-    return calls_of(cell, case(cell, steps=steps, rows=rows, lengths=lengths))
+    return calls_of(cell, case(cell, steps=steps, rows=rows, lengths=lengths), hoists=hoists)
 
 
 TILED = [  # as TILINGS, for 11 rows
@@ -141,6 +141,13 @@ TILED = [  # as TILINGS, for 11 rows
     (8, 11, 4, 256, 32, True, True),
     (2, 4, 16, 8, 128, True, True),
 ]
+
+
+@pytest.mark.parametrize("kind", [LSTM, GRU, LayerNormLSTM, MUT1])
+def test_products_that_add_themselves_to_columns_of_another(cupy, kind):
+    """Which a plan makes that does not hoist, as none for a GPU does today."""
+    calls = wide(kind, hoists=False)[:2]
+    check(cupy, [(c, c.text(tiling)) for c in calls for tiling in TILED], TOLERANCE["float64"], seeds=(1, 2))
 
 
 @pytest.mark.parametrize("kind", [LSTM, GRU, LayerNormLSTM])

@@ -267,8 +267,9 @@ class LoopText(LoopLayout):
             if i["add"]:
                 old = to
                 writer = self.stages.writer_of.get((action, action.writes[0][0]))
-                if writer is not None and self.stages.in_tile(writer, action) and writer.code["dst_at"] == i["dst_at"]:
-                    old = f"t{self.products.index(writer)}[e]"
+                if writer is not None and self.stages.in_tile(writer, action):
+                    ahead = (i["dst_at"] - writer.code["dst_at"]) // self.stages.units * self.own
+                    old = f"t{self.products.index(writer)}[r * {self.side(writer).columns} + {ahead} + c]"
                 yield f"if (there) t{n}[e] += {old};"
             if stored:
                 yield f"if (there) {to} = t{n}[e];"
