@@ -2,7 +2,8 @@
 //
 //   packed_size, pack_b   B becomes column panels, once a sequence
 //   product               A's rows as they lie, packed B: the recurrent product, small M
-//   workspace_size, gemm  any strides (so transposes), both sides packed block by block: the large products
+//   workspace_size, gemm  any strides (so transposes), a side packed block by block where it can not be read as it lies:
+//                         the large products
 //
 // The order of every sum is fixed. K is cut at multiples of `k_block`; within a block one accumulator an element runs
 // over k upwards from zero by `mad`, and blocks are added to C upwards: C = ((C0 + block0) + block1) + ... (C0 = none
@@ -55,11 +56,11 @@ template <class T>
 constexpr index k_block = (vector_bytes == 64 ? 2048 : 4096) / sizeof(T);
 constexpr index ahead = 16;
 
-// gemm: so many rows of A lie packed in the second-level cache, so many columns of B in the third.
+// gemm: so many rows of A stay in the second-level cache, so many columns of B in the third.
 constexpr index row_block = 48 / tile_rows * tile_rows, column_block = 1024;
 
 // A tile of rows passes so many panels before the next one does: one alone is 2-4 % slower, and up to 10 % where C goes
-// to memory; more of them would not stay near.
+// to memory; more of them gain nothing.
 constexpr index panels_together = 8;
 
 constexpr index least(index a, index b) { return a < b ? a : b; }

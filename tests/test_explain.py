@@ -341,8 +341,8 @@ def test_many_rows_multiply_their_inputs_in_the_loop():
     assert many.forward.hoisted == ()
     assert [p.equation for p in many.forward.products] == [
         "v1 = x @ W_x[rzn]",
-        "v2 = v1[:, 0:2H] + h @ W_h[rz]".replace("2H", str(2 * H)),
-        "v4 = v1[:, 2H:3H] + v3 @ W_hn".replace("2H", str(2 * H)).replace("3H", str(3 * H)),
+        f"v2 = v1[:, 0:{2 * H}] + h @ W_h[rz]",
+        f"v4 = v1[:, {2 * H}:{3 * H}] + v3 @ W_hn",
     ]
     assert many.forward.weight_bytes == 4 * 3 * H * (I + H)
     assert many.forward.row_bytes == 4 * (I + 5 * H)  # x, and what is kept: h', r, z, r * h, n

@@ -17,7 +17,7 @@ from tinyrnn._core.tape import Tensor
 from tinyrnn.ops import add, fma
 from tinyrnn.plan.program import BufferSpec, Program
 from tinyrnn.plan.rewrite import OPS, column_range, is_repeated_column
-from tinyrnn.plan.step import Step, consumers, is_repeated, is_rowed, topological, width
+from tinyrnn.plan.step import STATE, Step, consumers, is_repeated, is_rowed, levels, topological, width
 
 Home = tuple[int, int]  # buffer, column
 Read = tuple[Tensor | None, int, int]  # by whom, from column, to column
@@ -47,14 +47,12 @@ class Homes:
         self.vectors: dict[tuple[Tensor, tuple[int, ...]], int] = {}
         self.adds_into: dict[Tensor, Tensor] = {}  # a product -> the sum that it adds itself into
         self.phase: dict[Tensor, int] = {}  # how many products a value waits for, one behind the other
-        waiting = set(body.states)  # for a state
         for t in self.nodes:
             before = max((self.phase[s] for s in t.inputs or () if s in self.phase), default=0)
             self.phase[t] = before + (t.op is OPS["matmul"])
-            if not waiting.isdisjoint(t.inputs or ()):
-                waiting.add(t)
+        level = levels(body)
         # Products of inputs, which a plan that hoists does ahead.
-        self.early = {t: None for t in self.nodes if t.op is OPS["matmul"] and t not in waiting}
+        self.early = {t: None for t in self.nodes if t.op is OPS["matmul"] and level[t] != STATE}
         self.spread = {t for t in self.nodes if self._only_spreads(t)}
         self.copies: list[tuple[Tensor, int]] = []  # (a value, a buffer that shall have it too)
         for k, seq in enumerate(body.seqs):
@@ -283,11 +281,12 @@ class Homes:
         """p + a @ w: the product shall add itself to p, which is there before it and which nothing else reads."""
         if t.op is not add or t.shape != t.inputs[0].shape or t.shape != t.inputs[1].shape:
             return
+        if any(s in self.early for s in t.inputs):
+            return  # what is added to those, `_use_again` has decided
         for p, q in (t.inputs, t.inputs[::-1]):
             fits = q.op is OPS["matmul"] and len(self.readers[q]) == 1 and q not in self.home and self._is_computed(q)
-            early = self._is_computed(p) and self.phase[p] - self._is_product(p) < self.phase[q]
-            fits = fits and q not in self.early and p not in self.early  # those are `_use_again`'s
-            if fits and early and p not in self.home and len(self.readers[p]) == 1:
+            there = self._is_computed(p) and self.phase[p] - self._is_product(p) < self.phase[q]
+            if fits and there and p not in self.home and len(self.readers[p]) == 1:
                 self.adds_into[q] = t
                 return
 

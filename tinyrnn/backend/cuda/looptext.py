@@ -268,8 +268,7 @@ class LoopText(LoopLayout):
                 old = to
                 writer = self.stages.writer_of.get((action, action.writes[0][0]))
                 if writer is not None and self.stages.in_tile(writer, action):
-                    ahead = (i["dst_at"] - writer.code["dst_at"]) // self.stages.units * self.own
-                    old = f"t{self.products.index(writer)}[r * {self.side(writer).columns} + {ahead} + c]"
+                    old = self._in_tile(writer, i["dst_at"], "r", "c")
                 yield f"if (there) t{n}[e] += {old};"
             if stored:
                 yield f"if (there) {to} = t{n}[e];"
@@ -374,10 +373,14 @@ class LoopText(LoopLayout):
         stages = self.stages
         writer = stages.writer_of.get((action, (b, stretch * stages.units)))
         if writer is not None and stages.in_tile(writer, action):
-            n, side = self.products.index(writer), self.side(writer)
-            c = (stretch - writer.code["dst_at"] // stages.units) * self.own
-            return f"t{n}[(r - r0) * {side.columns} + {c} + local]"
+            return self._in_tile(writer, stretch * stages.units, "(r - r0)", "local")
         return self._at(b, "row", f"{stretch * stages.units} + unit")
+
+    def _in_tile(self, product: Action, column: int, row: str, rest: str) -> str:
+        """Where a product left an element in shared memory: of a row of those at hand, `rest` behind a column of its
+        buffer."""
+        ahead = (column - product.code["dst_at"]) // self.stages.units * self.own
+        return f"t{self.products.index(product)}[{row} * {self.side(product).columns} + {ahead} + {rest}]"
 
     def _row_segment(self, segment: Segment) -> Iterator[str]:
         """One thread a row; every block does all its rows."""
