@@ -144,6 +144,8 @@ cdef enum:
 
 cdef extern from "shards.h":
     void *arena "tr::arena"(size_t) except + nogil
+    void share "tr::share"(Py_ssize_t, Py_ssize_t, void (*)(const void *, Py_ssize_t) noexcept nogil,
+                           const void *) noexcept nogil
     ctypedef void (*GemmF32)(float *, Py_ssize_t, const float *, Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t,
                              Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, cbool, float *) noexcept nogil
     ctypedef void (*GemmF64)(double *, Py_ssize_t, const double *, Py_ssize_t, Py_ssize_t, const double *, Py_ssize_t,
@@ -434,11 +436,14 @@ cdef _gemm(cnp.ndarray out, cnp.ndarray x, cnp.ndarray y, Py_ssize_t m, Py_ssize
 
 # -- optimisers: one call a step over all parameters of a dtype --------------------------------------------------------
 
+cdef enum:
+    STRETCH = 1 << 14       # elements that a thread updates in one go
+
 cdef struct Stretch:
-    void *p             # a parameter
-    const void *g       # its gradient
-    Py_ssize_t at, n    # where its part of the flat state begins, and its elements
-    Py_ssize_t index    # its place in the list
+    char *p             # a part of a parameter, or a whole one
+    const char *g       # its gradient
+    Py_ssize_t at, n    # where its part of the flat state begins, in bytes, and its elements
+    Py_ssize_t index    # the parameter's place in the list
 
 
 cdef int _stretches(list parameters, list gradients, tuple states, list keep, vector[Stretch] *out) except -1:
@@ -447,8 +452,7 @@ cdef int _stretches(list parameters, list gradients, tuple states, list keep, ve
     A gradient of None leaves its parameter and state as they are. `keep` holds what the stretches point into.
     """
     cdef cnp.ndarray p, g
-    cdef Stretch item
-    cdef Py_ssize_t at = 0
+    cdef Py_ssize_t at = 0, begin, size, item
     if not parameters or len(parameters) != len(gradients):
         raise ValueError(f"an update needs a gradient or None for each parameter, got {len(gradients)} for "
                          f"{len(parameters)}")
@@ -465,9 +469,10 @@ cdef int _stretches(list parameters, list gradients, tuple states, list keep, ve
                                  f"{gradient.shape} {gradient.dtype}")
             g = np.ascontiguousarray(gradient)
             keep.append(g)
-            item.p, item.g = cnp.PyArray_DATA(p), cnp.PyArray_DATA(g)
-            item.at, item.n, item.index = at, cnp.PyArray_SIZE(p), index
-            out.push_back(item)
+            size, item = cnp.PyArray_SIZE(p), cnp.PyArray_ITEMSIZE(p)
+            for begin in range(0, size, STRETCH):
+                out.push_back(Stretch(cnp.PyArray_BYTES(p) + begin * item, cnp.PyArray_BYTES(g) + begin * item,
+                                      (at + begin) * item, min(<Py_ssize_t> STRETCH, size - begin), index))
         at += cnp.PyArray_SIZE(p)
     for state in states:
         if state is not None and (state.shape != (at,) or state.dtype != dtype or not state.flags.carray):
@@ -476,45 +481,89 @@ cdef int _stretches(list parameters, list gradients, tuple states, list keep, ve
     return 0
 
 
+cdef struct Step:
+    const Stretch *stretches
+    bint single
+    char *one           # the flat states
+    char *two
+    const int64_t *taken
+    double lr, keep_one, keep_two, eps, decay, shrink
+    bint nesterov
+
+
+cdef void _update(void (*piece)(const void *, Py_ssize_t) noexcept nogil, const vector[Stretch] &stretches, Step *step):
+    """Run an update over its stretches, by threads where there are enough to pay."""
+    cdef Py_ssize_t threads = min(<Py_ssize_t> stretches.size() // 4, <Py_ssize_t> get_num_threads())
+    step.stretches = stretches.data()
+    with nogil:
+        share(stretches.size(), max(threads, 1), piece, step)
+
+
+cdef void _sgd(const void *step, Py_ssize_t k) noexcept nogil:
+    cdef const Step *o = <const Step *> step
+    cdef Stretch s = o.stretches[k]
+    if o.single:
+        kernels.f32.sgd(<float *> s.p, <const float *> s.g, <float *> (o.one + s.at) if o.one else NULL, s.n,
+                        o.lr, o.keep_one, o.decay, o.nesterov)
+    else:
+        kernels.f64.sgd(<double *> s.p, <const double *> s.g, <double *> (o.one + s.at) if o.one else NULL, s.n,
+                        o.lr, o.keep_one, o.decay, o.nesterov)
+
+
+cdef void _rmsprop(const void *step, Py_ssize_t k) noexcept nogil:
+    cdef const Step *o = <const Step *> step
+    cdef Stretch s = o.stretches[k]
+    if o.single:
+        kernels.f32.rmsprop(<float *> s.p, <const float *> s.g, <float *> (o.two + s.at),
+                            <float *> (o.one + s.at) if o.one else NULL, s.n, o.lr, o.keep_two, o.eps, o.keep_one,
+                            o.decay)
+    else:
+        kernels.f64.rmsprop(<double *> s.p, <const double *> s.g, <double *> (o.two + s.at),
+                            <double *> (o.one + s.at) if o.one else NULL, s.n, o.lr, o.keep_two, o.eps, o.keep_one,
+                            o.decay)
+
+
+cdef void _adam(const void *step, Py_ssize_t k) noexcept nogil:
+    cdef const Step *o = <const Step *> step
+    cdef Stretch s = o.stretches[k]
+    cdef double rate = o.lr / (1 - c_pow(o.keep_one, o.taken[s.index]))
+    cdef double scale = 1 / c_sqrt(1 - c_pow(o.keep_two, o.taken[s.index]))
+    if o.single:
+        kernels.f32.adam(<float *> s.p, <const float *> s.g, <float *> (o.one + s.at), <float *> (o.two + s.at), s.n,
+                         rate, o.keep_one, o.keep_two, scale, o.eps, o.decay, o.shrink)
+    else:
+        kernels.f64.adam(<double *> s.p, <const double *> s.g, <double *> (o.one + s.at), <double *> (o.two + s.at),
+                         s.n, rate, o.keep_one, o.keep_two, scale, o.eps, o.decay, o.shrink)
+
+
+cdef inline char *_state(array):
+    if array is None:
+        return NULL
+    return cnp.PyArray_BYTES(<cnp.ndarray> array)
+
+
 def sgd(list parameters, list gradients, momenta, double lr, double momentum, double weight_decay, bint nesterov):
     """One step of SGD in place. parameters: arrays of one dtype; gradients: an array or None for each.
 
     momenta: one flat array over all parameters, in order, or None for no momentum. See updates.h for the formulas.
     """
-    cdef vector[Stretch] items
-    cdef Stretch s
+    cdef vector[Stretch] stretches
     cdef list keep = []
-    cdef bint single = parameters and parameters[0].dtype == np.float32
-    _stretches(parameters, gradients, (momenta,), keep, &items)
-    cdef void *m = NULL if momenta is None else cnp.PyArray_DATA(<cnp.ndarray> momenta)
-    with nogil:
-        for s in items:
-            if single:
-                kernels.f32.sgd(<float *> s.p, <const float *> s.g, <float *> m + s.at if m else NULL, s.n,
-                                lr, momentum, weight_decay, nesterov)
-            else:
-                kernels.f64.sgd(<double *> s.p, <const double *> s.g, <double *> m + s.at if m else NULL, s.n,
-                                lr, momentum, weight_decay, nesterov)
+    _stretches(parameters, gradients, (momenta,), keep, &stretches)
+    cdef Step step = Step(NULL, parameters[0].dtype == np.float32, _state(momenta), NULL, NULL, lr, momentum, 0, 0,
+                          weight_decay, 1, nesterov)
+    _update(_sgd, stretches, &step)
 
 
 def rmsprop(list parameters, list gradients, squares, momenta, double lr, double alpha, double eps, double momentum,
             double weight_decay):
     """One step of RMSprop in place; arguments as in `sgd`, with the flat running mean of squares."""
-    cdef vector[Stretch] items
-    cdef Stretch s
+    cdef vector[Stretch] stretches
     cdef list keep = []
-    cdef bint single = parameters and parameters[0].dtype == np.float32
-    _stretches(parameters, gradients, (squares, momenta), keep, &items)
-    cdef void *v = cnp.PyArray_DATA(<cnp.ndarray> squares)
-    cdef void *m = NULL if momenta is None else cnp.PyArray_DATA(<cnp.ndarray> momenta)
-    with nogil:
-        for s in items:
-            if single:
-                kernels.f32.rmsprop(<float *> s.p, <const float *> s.g, <float *> v + s.at,
-                                    <float *> m + s.at if m else NULL, s.n, lr, alpha, eps, momentum, weight_decay)
-            else:
-                kernels.f64.rmsprop(<double *> s.p, <const double *> s.g, <double *> v + s.at,
-                                    <double *> m + s.at if m else NULL, s.n, lr, alpha, eps, momentum, weight_decay)
+    _stretches(parameters, gradients, (squares, momenta), keep, &stretches)
+    cdef Step step = Step(NULL, parameters[0].dtype == np.float32, _state(momenta), _state(squares), NULL, lr, momentum,
+                          alpha, eps, weight_decay, 1, False)
+    _update(_rmsprop, stretches, &step)
 
 
 def adam(list parameters, list gradients, means, squares, steps, double lr, double beta1, double beta2, double eps,
@@ -524,30 +573,19 @@ def adam(list parameters, list gradients, means, squares, steps, double lr, doub
     means, squares: the flat moments. steps: int64, how many steps each parameter has taken; those that take one now
     are counted here.
     """
-    cdef vector[Stretch] items
-    cdef Stretch s
+    cdef vector[Stretch] stretches
     cdef list keep = []
-    cdef bint single = parameters and parameters[0].dtype == np.float32
-    cdef double rate, scale
-    cdef double decay = 0 if decoupled else weight_decay, shrink = 1 - lr * weight_decay if decoupled else 1
     if steps.shape != (len(parameters),) or steps.dtype != np.int64 or not steps.flags.carray:
         raise ValueError(f"steps must be int64, one for each of {len(parameters)} parameters, got {steps.shape} "
                          f"{steps.dtype}")
-    _stretches(parameters, gradients, (means, squares), keep, &items)
-    cdef void *m = cnp.PyArray_DATA(<cnp.ndarray> means)
-    cdef void *v = cnp.PyArray_DATA(<cnp.ndarray> squares)
+    _stretches(parameters, gradients, (means, squares), keep, &stretches)
     cdef int64_t *taken = <int64_t *> cnp.PyArray_DATA(<cnp.ndarray> steps)
-    with nogil:
-        for s in items:
-            taken[s.index] += 1
-            rate = lr / (1 - c_pow(beta1, taken[s.index]))
-            scale = 1 / c_sqrt(1 - c_pow(beta2, taken[s.index]))
-            if single:
-                kernels.f32.adam(<float *> s.p, <const float *> s.g, <float *> m + s.at, <float *> v + s.at, s.n,
-                                 rate, beta1, beta2, scale, eps, decay, shrink)
-            else:
-                kernels.f64.adam(<double *> s.p, <const double *> s.g, <double *> m + s.at, <double *> v + s.at, s.n,
-                                 rate, beta1, beta2, scale, eps, decay, shrink)
+    for k, gradient in enumerate(gradients):
+        taken[<Py_ssize_t> k] += gradient is not None
+    cdef Step step = Step(NULL, parameters[0].dtype == np.float32, _state(means), _state(squares), taken, lr, beta1,
+                          beta2, eps, 0 if decoupled else weight_decay, 1 - lr * weight_decay if decoupled else 1,
+                          False)
+    _update(_adam, stretches, &step)
 
 
 # -- the time loop -----------------------------------------------------------------------------------------------------
@@ -579,6 +617,21 @@ def run_loop(cnp.ndarray program, cnp.ndarray index, list buffers, list weights,
         _run_loop[double](program, index, buffers, weights, count, offset, backwards, cuts, 0)
 
 
+cdef struct Panels:
+    bint single
+    void *to
+    const void *source
+    Py_ssize_t row, column, k, n    # strides in elements, and the shape
+
+
+cdef void _pack(const void *panels, Py_ssize_t k) noexcept nogil:
+    cdef Panels p = (<const Panels *> panels)[k]
+    if p.single:
+        kernels.f32.pack(<float *> p.to, <const float *> p.source, p.row, p.column, p.k, p.n)
+    else:
+        kernels.f64.pack(<double *> p.to, <const double *> p.source, p.row, p.column, p.k, p.n)
+
+
 cdef _run_loop(cnp.ndarray program, cnp.ndarray index, list buffers, list weights, cnp.ndarray count,
                cnp.ndarray offset, bint backwards, cuts, real which):
     cdef Py_ssize_t n = len(buffers), shards = len(cuts) - 1, k, total = 0, rows = 0, each
@@ -593,7 +646,8 @@ cdef _run_loop(cnp.ndarray program, cnp.ndarray index, list buffers, list weight
     cdef real *base
     cdef real *other
     cdef real *space
-    cdef Py_ssize_t ld, item = sizeof(real)
+    cdef Py_ssize_t ld, item = sizeof(real), panel, size
+    cdef vector[Panels] panels
     for k in range(shards + 1):
         bounds.push_back(cuts[k])
         if k:
@@ -634,13 +688,19 @@ cdef _run_loop(cnp.ndarray program, cnp.ndarray index, list buffers, list weight
     for array in weights:
         packed.push_back(space)
         if real is float:
-            kernels.f32.pack(space, <float *> cnp.PyArray_DATA(array), cnp.PyArray_STRIDE(array, 0) // item,
-                             cnp.PyArray_STRIDE(array, 1) // item, array.shape[0], array.shape[1])
-            space += (kernels.f32.packed_size(array.shape[0], array.shape[1]) + 15) & ~15
+            panel = kernels.f32.packed_size(1, 1)
+            size = kernels.f32.packed_size(array.shape[0], array.shape[1])
         else:
-            kernels.f64.pack(space, <double *> cnp.PyArray_DATA(array), cnp.PyArray_STRIDE(array, 0) // item,
-                             cnp.PyArray_STRIDE(array, 1) // item, array.shape[0], array.shape[1])
-            space += (kernels.f64.packed_size(array.shape[0], array.shape[1]) + 15) & ~15
+            panel = kernels.f64.packed_size(1, 1)
+            size = kernels.f64.packed_size(array.shape[0], array.shape[1])
+        for k in range(0, array.shape[1], 8 * panel):
+            panels.push_back(Panels(sizeof(real) == 4, space + k * array.shape[0],
+                                    cnp.PyArray_BYTES(array) + k * cnp.PyArray_STRIDE(array, 1),
+                                    cnp.PyArray_STRIDE(array, 0) // item, cnp.PyArray_STRIDE(array, 1) // item,
+                                    array.shape[0], min(8 * panel, array.shape[1] - k)))
+        space += (size + 15) & ~15
+    with nogil:
+        share(panels.size(), shards, _pack, panels.data())
     # 3. the loop
     if real is float:
         loop32.weights = packed.data()

@@ -1,16 +1,15 @@
-// Threads: the time loop's take a shard of the batch's rows for the whole sequence, a large product's take a share of
-// its rows or columns. They meet once, at the end. Rows and columns do not depend on one another, so the result does
-// not depend on the cut.
+// What is shared among threads: the time loop's take a shard of the batch's rows for the whole sequence, a large
+// product's take a share of its rows or columns, passes over memory go by pieces. They meet once, at the end. Rows,
+// columns and pieces do not depend on one another, so the result does not depend on the cut.
 #ifndef TR_SHARDS_H
 #define TR_SHARDS_H
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <new>
-#include <system_error>
-#include <thread>
-#include <vector>
 
+#include "crew.h"
 #include "program.h"
 
 namespace tr {
@@ -35,18 +34,13 @@ inline void *arena(size_t bytes) {
     return own.memory;
 }
 
-// work(0) .. work(n - 1), each on a thread of its own, the first on this one.
-template <class Work> void in_parallel(ptrdiff_t n, const Work &work) {
-    std::vector<std::thread> threads;
-    for (ptrdiff_t k = 1; k < n; ++k) {
-        try {
-            threads.emplace_back(work, k);
-        } catch (const std::system_error &) {  // no more threads to be had: do it here
-            work(k);
-        }
-    }
-    work(0);
-    for (std::thread &thread : threads) thread.join();
+// piece(context, k) for k in 0 .. n - 1, by `threads` threads that take one after the other: for passes over memory, whose
+// pieces do not depend on one another.
+inline void share(ptrdiff_t n, ptrdiff_t threads, void (*piece)(const void *context, ptrdiff_t k), const void *context) {
+    std::atomic<ptrdiff_t> next{0};
+    in_parallel(std::min(n, threads), [&](ptrdiff_t) {
+        for (ptrdiff_t k; (k = next.fetch_add(1)) < n;) piece(context, k);
+    });
 }
 
 template <class T> using RunLoop = void (*)(const void *loop, ptrdiff_t first, ptrdiff_t last, T **at, T *scratch);

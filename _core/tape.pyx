@@ -287,12 +287,11 @@ cdef class Tensor:
                 self._bump()
             return
         if not away:
-            self._array = np.array(array, dtype=self._array.dtype, order="C")
+            self._replace(np.array(array, dtype=self._array.dtype, order="C"))
         elif isinstance(array, np.ndarray):
-            self._array = _device.asarray(np.array(array, dtype=self._array.dtype, order="C"))
+            self._replace(_device.asarray(np.array(array, dtype=self._array.dtype, order="C")))
         else:
-            self._array = _device.fresh(array, self._array.dtype)
-        self._bump()
+            self._replace(_device.fresh(array, self._array.dtype))
 
     def _move(self, device):
         """Put a leaf's value and its gradient on a device, in place."""
@@ -301,11 +300,16 @@ cdef class Tensor:
                                f"{self.op.name}; use .to()")
         if type(self._array) is Abstract or _place(self._array) == device:
             return
-        self._array = _moved(self._array, device)
-        self._exposed, self._origin = False, None
-        self._bump()
+        self._replace(_moved(self._array, device))
         if self._grad is not None:
             self._grad = _constant(_moved((<Tensor> self._grad)._array, device))
+
+    cdef _replace(self, object array):
+        """Put an array that nobody else holds in the place of the value."""
+        if self._origin is not None:
+            self._version += self._origin._changes()
+        self._array, self._exposed, self._origin = array, False, None
+        self._bump()
 
     def _bump(self):
         """Say that the value was changed in place: graphs that saved it can no longer be differentiated."""
@@ -906,6 +910,7 @@ cdef Tensor _apply(Op op, tuple inputs, tuple attrs):
                 if a is array:
                     array = array.view()
             cnp.PyArray_CLEARFLAGS(<cnp.ndarray> array, cnp.NPY_ARRAY_WRITEABLE)
+    arrays = a = None       # so that `_save` sees whether anyone else holds them
     return _record(op, array, inputs, attrs)
 
 
@@ -982,6 +987,7 @@ cdef Tensor _pointwise(Op op, Tensor a, Tensor b, Tensor c):
             out = Abstract(_broadcast(op, *[t.shape for t in inputs]), a.dtype)
         else:
             out = _device.pointwise(op, [_brought(op, <Tensor> t, inputs) for t in inputs], None)
+    x = y = z = None        # so that `_save` sees whether anyone else holds them
     return _record(op, out, inputs, ())
 
 
@@ -1191,6 +1197,7 @@ cdef Tensor _product(Tensor a, Tensor b, bint a_turned, bint b_turned):
         y = cnp.PyArray_Transpose(<cnp.ndarray> y, NULL)
     array = _product_of_arrays(x, y)
     cnp.PyArray_CLEARFLAGS(<cnp.ndarray> array, cnp.NPY_ARRAY_WRITEABLE)
+    x = y = None            # so that `_save` sees whether anyone else holds them
     return _record(_matmul_op, array, (a, b), ()) if not (a_turned or b_turned) else _constant(array)
 
 

@@ -15,13 +15,15 @@ from bench import environment
 if TYPE_CHECKING:
     from bench.record import Benchmark, Result
 
-SUITES = ("micro", "scan", "gpu")
+SUITES = {"micro": 1, "scan": 1, "job": 2, "gpu": 1}
+"""The suites, and to how many cores each is pinned."""
 EXAMPLES = """
 examples:
   python -m bench                                  the small parts, about a minute
   python -m bench tanh mul --quick                 those whose name holds "tanh" or "mul", in seconds
   python -m bench scan lstm-train --json out.json  the loop over time, LSTM's training steps, figures to a file
   python -m bench scan --plot scan.png             every cell and size; half an hour
+  python -m bench job                              training the sentiment model, on two threads
   python -m bench gpu --quick                      the same on an NVIDIA GPU, beside cuDNN
   TINYRNN_ISA=baseline python -m bench micro       another instruction set
 """
@@ -38,7 +40,7 @@ def main() -> int:
     )
     parser.add_argument(
         "words", nargs="*", metavar="SUITE, NAME",
-        help="micro (the default), scan or gpu; then: only benchmarks whose name holds one of these",
+        help="micro (the default), scan, job or gpu; then: only benchmarks whose name holds one of these",
     )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="short slices and few rounds: a first impression")
     parser.add_argument("--list", action="store_true", help="name the benchmarks and stop")
@@ -47,14 +49,14 @@ def main() -> int:
     parser.add_argument("--core", type=int, metavar="N", help="the core to pin to; the last one allowed if not given")
     asked = parser.parse_intermixed_args()
     named = bool(asked.words) and asked.words[0] in SUITES
-    suite_name, names = (asked.words[0], asked.words[1:]) if named else (SUITES[0], asked.words)
+    suite_name, names = (asked.words[0], asked.words[1:]) if named else ("micro", asked.words)
     for path in (asked.json, asked.plot):
         if path is not None and not path.absolute().parent.is_dir():
             parser.error(f"there is no folder {path.parent} to write {path.name} to")
     here = str(Path(__file__).resolve().parent.parent)
     sys.path[:] = [*(p for p in sys.path if p not in ("", here)), here]  # an installed tinyrnn before the source folder
     try:
-        environment.settle(asked.core)
+        environment.settle(asked.core, SUITES[suite_name])
     except ValueError as error:
         parser.error(str(error))
     if asked.plot is not None and importlib.util.find_spec("matplotlib") is None:

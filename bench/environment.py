@@ -1,4 +1,4 @@
-"""The process that measures: one pinned core, one thread a library, and the names of what it runs on.
+"""The process that measures: pinned to a core a thread, as a rule one, and the names of what it runs on.
 
 Nothing here imports NumPy before `settle` has run: BLAS reads its environment once, when it is loaded.
 """
@@ -13,26 +13,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-WANTED = {
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "BLIS_NUM_THREADS": "1",
-    "VECLIB_MAXIMUM_THREADS": "1",
-    "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
-}
+THREADS = (
+    "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
+)  # fmt: skip
+WANTED = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
 UNWANTED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # some images set them, and halve OpenBLAS
 
 
-def settle(core: int | None = None) -> None:
-    """Pin this process to one core and, if its environment is not the wanted one, start it again in one that is.
+def settle(core: int | None = None, threads: int = 1) -> None:
+    """Pin this process to a core a thread and, if its environment is not the wanted one, start it again in one that is.
 
-    core: a number of the affinity mask; None: the last of it. Must run before NumPy is imported. Raises ValueError
-    for a core that this process may not use. Where affinity is unknown (macOS), nothing is pinned.
+    core: the first one, a number of the affinity mask; None: the last of it. Libraries look at the mask when they are
+    loaded: those that find one core share it among their threads from then on. Must run before NumPy is imported.
+    Raises ValueError for a core that this process may not use. Where affinity is unknown (macOS), nothing is pinned.
     """
-    if any(name in os.environ for name in UNWANTED) or any(os.environ.get(k) != v for k, v in WANTED.items()):
-        environment = {k: v for k, v in os.environ.items() if k not in UNWANTED} | WANTED
+    wanted = WANTED | dict.fromkeys(THREADS, str(threads))
+    if any(name in os.environ for name in UNWANTED) or any(os.environ.get(k) != v for k, v in wanted.items()):
+        environment = {k: v for k, v in os.environ.items() if k not in UNWANTED} | wanted
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
     if "numpy" in sys.modules:
         raise RuntimeError("bench must be settled before NumPy is imported: run it as `python -m bench`")
@@ -42,10 +39,12 @@ def settle(core: int | None = None) -> None:
             raise ValueError(f"--core must be one of {allowed}, got {core}")
         chosen = allowed[-1] if core is None else core
         _allowed[:] = [chosen, *(c for c in allowed if c != chosen)]
-        os.sched_setaffinity(0, {chosen})
+        _pinned[:] = _allowed[:threads]
+        os.sched_setaffinity(0, {*_pinned})
 
 
 _allowed: list[int] = []
+_pinned: list[int] = []
 
 
 def cores() -> int:
@@ -55,15 +54,15 @@ def cores() -> int:
 
 @contextmanager
 def on_cores(n: int) -> Iterator[None]:
-    """Let the calling thread, and those it starts, run on n cores; then on the one of before."""
-    if n == 1 or not _allowed:
+    """Let the calling thread, and those it starts, run on n cores; then on those of before."""
+    if n == len(_pinned) or not _allowed:
         yield
         return
     os.sched_setaffinity(0, set(_allowed[:n]))
     try:
         yield
     finally:
-        os.sched_setaffinity(0, {_allowed[0]})
+        os.sched_setaffinity(0, {*_pinned})
 
 
 def machine() -> dict[str, Any]:
@@ -78,7 +77,9 @@ def machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "instruction set": f"{kernels.isa} (built and runnable: {', '.join(kernels.isas())})",
         "isa": kernels.isa,
-        "pinned to": f"core {_allowed[0]} of {len(_allowed)}" if _allowed else "no core: this system can not",
+        "pinned to": f"core {' and '.join(map(str, _pinned))} of {len(_allowed)}"
+        if _pinned
+        else "no core: this system can not",
         "load average": round(os.getloadavg()[0], 2),
         "BLAS of NumPy": _blas(),
         "tinyrnn": tr.__version__,

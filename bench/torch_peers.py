@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from bench.peers import Equations, Library
+from tinyrnn.interop.torch import to_torch
 
 Array = NDArray[Any]
 torch.set_num_threads(1)
@@ -145,3 +146,49 @@ def kept(model: torch.nn.Module, xs: Array) -> float:
     with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
         note(model(x))
     return sum(storages.values()) / 4
+
+
+class Classifier(torch.nn.Module):
+    """A `tinyrnn.train.models.Classifier` as one would write it in torch, with its weights."""
+
+    def __init__(self, ours: Any) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Embedding.from_pretrained(torch.from_numpy(ours.embedding.W.numpy().copy()), False)
+        self.rnn = to_torch(ours.rnn)
+        self.readout = torch.nn.Linear(ours.readout.in_features, 1)
+        self.readout.load_state_dict({
+            "weight": torch.from_numpy(ours.readout.W.numpy().T.copy()),
+            "bias": torch.from_numpy(ours.readout.b.numpy().copy()),
+        })  # fmt: skip
+        self.dropout = torch.nn.Dropout(ours.dropout.p)
+        self.word_dropout, self.unknown = ours.embedding.word_dropout, ours.embedding.unknown
+
+    def forward(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        if self.training and self.word_dropout:
+            ids = torch.where(torch.rand(ids.shape) < self.word_dropout, self.unknown, ids)
+        x = torch.nn.utils.rnn.pack_padded_sequence(self.dropout(self.embedding(ids)), lengths, enforce_sorted=False)
+        ys, _ = torch.nn.utils.rnn.pad_packed_sequence(self.rnn(x)[0], padding_value=-torch.inf)
+        logits: torch.Tensor = self.readout(self.dropout(ys.max(0).values))
+        return logits[:, 0]
+
+
+def train_classifier(model: Classifier, batches: Sequence[Any], lr: float, clip: float) -> Callable[[], torch.Tensor]:
+    """Train on all batches; returns the loss on the first one before all training, without dropout."""
+    data = [tuple(map(torch.from_numpy, (b.inputs.astype(np.int64), b.lengths, b.targets))) for b in batches]
+    parameters = list(model.parameters())
+    optimiser = torch.optim.Adam(parameters, lr=lr, fused=True)
+    loss_of = torch.nn.functional.binary_cross_entropy_with_logits
+    with torch.no_grad():
+        ids, lengths, targets = data[0]
+        loss = loss_of(model.eval()(ids, lengths), targets)
+    model.train()
+
+    def run() -> torch.Tensor:
+        for ids, lengths, targets in data:
+            optimiser.zero_grad()
+            loss_of(model(ids, lengths), targets).backward()
+            torch.nn.utils.clip_grad_norm_(parameters, clip)
+            optimiser.step()
+        return loss
+
+    return run

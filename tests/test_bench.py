@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_runs import reviews
 
 import tinyrnn as tr
 
@@ -212,6 +213,32 @@ def test_torch_peers_compute_the_same(name):
         plain = torch_peers.OpForOp(parameters)
         np.testing.assert_allclose(torch_peers.training_step(plain, xs, g)().detach().numpy(), ys, rtol=1e-5, atol=1e-6)
         assert torch_peers.kept(torch_peers.Native("LSTM", parameters), xs) >= ys.size
+    assert torch.get_num_threads() == 1
+
+
+@pytest.mark.oracle
+def test_torch_trains_the_same_classifier():
+    """Loss and gradients of the job's model without dropout."""
+    torch = pytest.importorskip("torch")
+    from bench import job, torch_peers
+    from tinyrnn import train
+
+    options = train.SentimentOptions(hidden=6, embed=5, batch=8, dropout=0.0, word_dropout=0.0)
+    task = train.sentiment_task(options, reviews(40))
+    theirs = torch_peers.Classifier(task.model)
+    batch = task.train(0)[0]
+    ids, lengths, targets = (torch.from_numpy(a) for a in (batch.inputs.astype(np.int64), batch.lengths, batch.targets))
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(theirs(ids, lengths), targets)
+    loss.backward()
+    ours = task.measure(task.model, batch, None).loss
+    ours.backward()
+    assert ours.item() == pytest.approx(loss.item(), rel=1e-5)
+    for name in ("embedding", "readout"):
+        got = getattr(theirs, name).weight.grad.numpy()
+        want = getattr(task.model, name).W.grad.numpy()
+        np.testing.assert_allclose(got if name == "embedding" else got.T, want, rtol=1e-4, atol=1e-6)
+    runs = job.ours(task), job.in_torch(task)
+    assert float(runs[0]()) == pytest.approx(float(runs[1]()), rel=1e-5)
     assert torch.get_num_threads() == 1
 
 

@@ -1,5 +1,8 @@
 """The compiled loop gives the same bits for any number of threads, any batch around a row, and every time."""
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -120,8 +123,9 @@ def test_bits_are_the_same_from_run_to_run(name):
         assert_same_bits(a, b)
 
 
-def test_scans_in_several_threads_at_once():
-    """Plans are made and run in eight threads, two or three to a cell."""
+def test_scans_in_several_threads_at_once(any_work_is_worth_a_thread):
+    """Plans are made and run in eight threads, two or three to a cell; one of them at a time finds the others' help."""
+    tr.set_num_threads(3)
     names = ["layer_norm_lstm", "blocks", "peepholes"]
     tasks = {name: case(cell_of(name), WIDTHS[name], steps=20, lengths=RAGGED) for name in names}
     expected = {name: run(tr.scan, cell_of(name), tasks[name], order=2) for name in names}
@@ -132,3 +136,29 @@ def test_scans_in_several_threads_at_once():
             for name, job in jobs:
                 for found, right in zip(job.result(), expected[name], strict=True):
                     assert_same_bits(found, right)
+
+
+FORKS = """
+import os, signal
+import numpy as np
+import tinyrnn as tr
+from tinyrnn.backend import threads
+
+threads.WORTH = 1.0
+tr.set_num_threads(2)
+cell = tr.cells.LSTM(3, 5, rng=0)
+xs = np.ones((20, 4, 3), "float32")
+expected = tr.scan(cell, xs)[0].numpy()
+child = os.fork()
+found = tr.scan(cell, xs)[0].numpy()
+assert (found == expected).all()
+assert len(os.listdir("/proc/self/task")) == 2
+assert child == 0 or os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="this system does not list a process's threads")
+def test_a_forked_child_has_threads_of_its_own():
+    """Those that wait for work stay with the parent. In a process of its own: other libraries warn of forks."""
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORKS], check=True, timeout=120, env=environment)

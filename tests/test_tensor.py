@@ -585,6 +585,20 @@ def test_damage_is_told_though_the_value_is_used_again(damage):
         before.backward()
 
 
+def test_damage_by_a_value_of_its_own_for_what_was_a_view():
+    """Changes are counted along with those of the leaf that the memory belonged to."""
+    x, w = leaf(1.0, 2.0), leaf(1.0)
+    view = x.detach()
+    x.data = [3.0, 4.0]
+    y = (view * w).sum()
+    view.data = [5.0, 6.0]
+    with pytest.raises(RuntimeError, match="changed in place"):
+        y.backward()
+    x.data[...] = 7.0
+    (view * w).sum().backward()
+    np.testing.assert_allclose(w.grad, [11.0])
+
+
 def through_data(w, held, step):
     w.data[...] -= step
 

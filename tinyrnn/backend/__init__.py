@@ -34,8 +34,8 @@ from tinyrnn.backend.cpu import (
 
 __all__ = [
     "add_at", "add_product", "add_rows", "astype", "broadcast_to", "check_device", "clip", "concat", "cuda",
-    "from_dlpack", "getitem", "identity", "matmul", "max_over", "move", "of", "reshape", "scale", "scatter",
-    "scatter_rows", "sum_over", "sum_to", "sumsq", "take", "to_host", "transpose", "updates",
+    "from_dlpack", "getitem", "identity", "matmul", "max_over", "move", "move_towards", "of", "reshape", "scale",
+    "scatter", "scatter_rows", "sum_over", "sum_to", "sumsq", "take", "to_host", "transpose", "updates",
 ]  # fmt: skip
 
 
@@ -99,6 +99,17 @@ def updates(device: str) -> ModuleType:
     from tinyrnn.backend.cuda import updates
 
     return updates
+
+
+def move_towards(means: list[Any], values: list[Any], rate: float) -> None:
+    """mean += rate·(value - mean) for each pair of one dtype, in place; all on one device.
+
+    That is what SGD does at the learning rate -rate with a decay of -1 where the gradient is `value`.
+    """
+    device = "cpu" if isinstance(means[0], np.ndarray) else cuda.name
+    for dtype in {mean.dtype for mean in means}:
+        pairs = [(mean, value) for mean, value in zip(means, values, strict=True) if mean.dtype == dtype]
+        updates(device).sgd([m for m, _ in pairs], [v for _, v in pairs], None, -rate, 0.0, -1.0, False)
 
 
 def sumsq(arrays: list[Any]) -> float:

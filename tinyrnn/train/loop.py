@@ -24,10 +24,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinyrnn import files
+from tinyrnn import backend, files
 from tinyrnn._core.tape import wrap
 from tinyrnn.autograd import no_grad
-from tinyrnn.backend import to_host
 from tinyrnn.clip import clip_grad_norm
 from tinyrnn.data import Batch
 from tinyrnn.optim import Adam
@@ -150,7 +149,10 @@ class Trainer:
         self.monitors = Monitors(task, task.options.clip) if monitors else None
         self._stop = False
         self._state: tuple[Array, ...] = ()
-        self._average = task.model.state_dict() if task.options.average else None
+        # By name, beside the parameters that they follow.
+        self._average: dict[str, Any] | None = None
+        if task.options.average:
+            self._average = self._beside(task.model.state_dict())
         if resume:
             self._restore(epochs)
         else:
@@ -206,7 +208,7 @@ class Trainer:
                 self._save()
                 saved = time.monotonic()
         watched = self.monitors.epoch_ends(batches[0]) if self.monitors and batches else ({}, [])
-        with self._weights(self._average):
+        with self._weights(self._averages()):
             valid = self._evaluate("validation", self.task.valid)
             if valid is None:
                 return False
@@ -252,9 +254,17 @@ class Trainer:
         """Move the average towards the weights: by 1 - decay, and by more in the first steps."""
         if self._average is not None:
             rate = 1 - min(self.task.options.average, self.progress.step / (self.progress.step + 10))
-            for name, p in self.task.model.named_parameters():
-                mean = self._average[name]
-                mean += np.float32(rate) * (to_host(p._array) - mean)
+            values = [p._array for _, p in self.task.model.named_parameters()]
+            backend.move_towards([*self._average.values()], values, rate)
+
+    def _beside(self, weights: Mapping[str, Array]) -> dict[str, Any]:
+        """Arrays for the averages of the parameters, in their order, on their device."""
+        params = self.task.model.named_parameters()
+        return {name: backend.move(np.array(weights[name]), p.device) for name, p in params}
+
+    def _averages(self) -> dict[str, Array]:
+        """The averages on the host; empty if there are none."""
+        return {name: backend.to_host(mean) for name, mean in (self._average or {}).items()}
 
     def _close(self, valid: Tally, watched: dict[str, Any], warnings: Sequence[str]) -> None:
         """Write down an epoch whose validation is done. The model holds the weights that were validated."""
@@ -299,9 +309,9 @@ class Trainer:
         return tally
 
     @contextmanager
-    def _weights(self, weights: Mapping[str, Array] | None) -> Iterator[None]:
-        """Lend the model other weights; None: its own."""
-        if weights is None:
+    def _weights(self, weights: Mapping[str, Array]) -> Iterator[None]:
+        """Lend the model other weights; none: its own."""
+        if not weights:
             yield
             return
         own = self.task.model.state_dict()
@@ -318,7 +328,7 @@ class Trainer:
 
     def _save(self) -> None:
         extra = {f"state/{k}": s for k, s in enumerate(self._state)}
-        extra |= {f"average/{name}": a for name, a in (self._average or {}).items()}
+        extra |= {f"average/{name}": a for name, a in self._averages().items()}
         files.save(
             self.folder / CHECKPOINT,
             self.task.model,
@@ -362,7 +372,7 @@ class Trainer:
             groups[group][rest] = array
         self._state = tuple(groups["state"][str(k)] for k in range(len(groups["state"])))
         if self._average is not None:
-            self._average = {name: groups["average"][name] for name in self._average}
+            self._average = self._beside(groups["average"])
         if not self.ended:
             self.progress.tested = None  # of a run that had ended and is to go on for more epochs
         for left in self.folder.glob(".*.tmp"):
