@@ -1,4 +1,4 @@
-// What the tape needs from C: the recording mode of each thread, and a fingerprint of an array's bytes.
+// What the tape needs from C: the recording mode of each thread, whether its sweep frees the graph, and a fingerprint of an array's bytes.
 #ifndef TR_RECORD_H
 #define TR_RECORD_H
 
@@ -7,6 +7,7 @@
 #include <cstring>
 
 static thread_local int tr_mode = 1;
+static thread_local int tr_frees = 0;
 
 // Four independent multiply-xorshift lanes over 8-byte words: several GB/s, and every bit of the input counts. It
 // guards against accidents, not against an adversary.

@@ -50,6 +50,7 @@ cdef extern from "kernels.h":
 cdef extern from "record.h":
     # One of the three modes below, one a thread.
     int tr_mode
+    int tr_frees            # whether the sweep under way frees the graph, and no other differentiates its gradients
     uint64_t tr_fingerprint(const void *bytes, Py_ssize_t n) noexcept nogil
 
 cdef extern from "numpy/arrayobject.h":
@@ -940,6 +941,15 @@ def bundle(Op op, tuple inputs, tuple attrs, list arrays):
     return results
 
 
+def let_go(Tensor hub):
+    """Whether the sweep that asks for the gradients of a bundled op frees the graph: then its node is freed now, and the
+    op may write over what it keeps.
+    """
+    if tr_frees:
+        hub.inputs = None
+    return bool(tr_frees)
+
+
 def pick(Tensor hub, Py_ssize_t k, Py_ssize_t n, array):
     """The k-th of the n results of a bundled op, picked from its hub again."""
     return _record(_pick, array, (hub,), (k, n))
@@ -1268,8 +1278,8 @@ cdef class Tape:
         Returns (leaves, gradients) if targets is None, for every leaf that requires a gradient and got one, else
         (targets, gradients), with None where no gradient arrived. A returned gradient shares memory with nothing.
         """
-        global tr_mode
-        cdef int before = tr_mode
+        global tr_mode, tr_frees
+        cdef int before = tr_mode, freed = tr_frees
         cdef dict position = {}
         cdef Py_ssize_t n = len(self.nodes), i
         cdef Tensor t
@@ -1294,6 +1304,7 @@ cdef class Tape:
                     raise _freed(t)     # the way to an older target may have led through it
         seeds = [_seed(t, g) for t, g in zip(self.outputs, seeds, strict=True)]
         tr_mode = max(before, <int> ON) if create_graph else OFF
+        tr_frees = not retain and not create_graph
         try:
             for t, g in zip(self.outputs, seeds):
                 i = position[t]
@@ -1329,7 +1340,7 @@ cdef class Tape:
                     grads[<Py_ssize_t> k] = g
                 results.append(g)
         finally:
-            tr_mode = before
+            tr_mode, tr_frees = before, freed
         return targets, results
 
     cdef _push(self, Tensor t, object g, dict position, list grads, vector[char] &owned, vector[char] &needed,

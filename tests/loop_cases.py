@@ -13,6 +13,7 @@ from hostcuda import stand_in
 from scan_cases import run
 
 import tinyrnn as tr
+from tinyrnn._core import tape
 from tinyrnn.backend import cpu
 from tinyrnn.backend.cuda import library, loop
 from tinyrnn.backend.cuda import text as device_text
@@ -114,6 +115,7 @@ def recorded(hoists=True):
     """A context that gives a list, to which every run of a program on the CPU adds a Call.
 
     hoists: products of inputs are done before the loop, as in the programs that a GPU gets; else they are done in it.
+    Nor do gradients take the place of kept values there, so no graph is let go of.
     """
     calls, original, many = [], cpu.run_loop, math.inf if hoists else 0
 
@@ -129,7 +131,11 @@ def recorded(hoists=True):
         original(program, buffers, weights, layout)
         calls.append(Call(program, layout, found, before, memories.copies(), [w.copy() for w in weights]))
 
-    with mock.patch.object(cpu, "run_loop", record), mock.patch.object(tr.plan, "MANY_ROWS", many):
+    with (
+        mock.patch.object(cpu, "run_loop", record),
+        mock.patch.object(tr.plan, "MANY_ROWS", many),
+        mock.patch.object(tape, "let_go", lambda hub: False),
+    ):
         yield calls
 
 

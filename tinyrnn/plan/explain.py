@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
 
 from tinyrnn._core import kernels
 from tinyrnn._core.tape import Tape, Tensor, abstract
@@ -175,6 +178,7 @@ class _Found:
         )
         for outer, inner in pairs:
             notation.names[inner] = notation.of(outer)
+            notation.slices[inner] = notation.slices.get(outer, {})
         _name_nexts(notation, body.step.nexts, nexts)
 
     def loop(self, body: Body, program: Program, keep: Sequence[Tensor], nexts: Sequence[str]) -> None:
@@ -195,7 +199,7 @@ class _Found:
             for s in t.inputs or ():
                 if s in readers:
                     readers[s] += readers[t] if t in runs_nothing else [place[t]]
-        kept = {*keep, *body.step.totals}
+        kept = {*body.one_by_one(keep), *body.step.totals}
 
         def needs_name(t: Tensor) -> bool:
             if t in kept:
@@ -249,20 +253,25 @@ class _Found:
     def weight_bytes(self) -> int:
         return sum(w.size for w in self.program.weights) * self.item
 
-    def kept_buffers(self, keep: Sequence[Tensor]) -> list[Kept]:
+    def kept_buffers(self, body: Body, keep: Sequence[Tensor]) -> list[Kept]:
         """The sequences that the loop fills, each called by what it holds."""
         whole: dict[int, str] = {}
         parts: dict[int, list[str]] = {}
         reused = []
         for t, ((kind, number), _, columns) in zip(keep, self.program.keeps, strict=True):
+            side_by_side = body.one_by_one([t])
+            if kind == "seq" or len(side_by_side) > 1:
+                reused += [Kept(self.notation.of(part), width(part), "loop") for part in side_by_side]
+                continue
             name = self.notation.of(t)
-            if kind == "seq":
-                reused.append(Kept(name, columns, "loop"))
-            elif columns == self.program.kept_columns[number]:
+            if columns == self.program.kept_columns[number]:
                 whole[number] = name
-            if kind == "keep":
-                parts.setdefault(number, []).append(name)
-        own = [Kept(whole.get(k) or ", ".join(parts[k]), n, "loop") for k, n in enumerate(self.program.kept_columns)]
+            parts.setdefault(number, []).append(name)
+        own = [
+            Kept(whole.get(k) or ", ".join(parts[k]), n, "loop")
+            for k, n in enumerate(self.program.kept_columns)
+            if k in parts
+        ]
         return [*reused, *own]
 
 
@@ -301,8 +310,9 @@ class _Forward(_Found):
         states = [Kept(f"{s.name}'", width(s), "state") for s in step.states]
         ahead = [t for t in topological(self.plan.hoisted) if is_rowed(t) and not is_free(t)]
         held = [Kept(self.notation.of(t), width(t), "hoisted") for t in ahead if t not in self.plan.dropped]
+        kept = self.kept_buffers(self.plan.body, self.keep)
         return Pass(
-            self.merged, self.hoisted, self.phases, self.sunk, (), (*states, *self.kept_buffers(self.keep), *held),
+            self.merged, self.hoisted, self.phases, self.sunk, (), (*states, *kept, *held),
             (), (), listing(self.program), self.row_bytes(), self.weight_bytes(),
         )  # fmt: skip
 
@@ -335,10 +345,17 @@ class _Reverse(_Found):
             *(known.of(step.seqs[k]) for k in reverse.seqs),
             *(known.of(step.states[k]) for k in reverse.before),
             *(f"{step.states[k].name}'" for k in reverse.after),
-            *(known.of(forward.keep[k]) for k in reverse.kept),
         ]
         inner = reverse.plan.step
-        self.reads = tuple(names)
+        reads = [*names]
+        for k, leaf in zip(reverse.kept, inner.seqs[len(names) :], strict=False):
+            parts = body.one_by_one([forward.keep[k]])
+            side_by_side = [known.of(t) for t in parts]
+            reads += side_by_side
+            ends = np.cumsum([0, *map(width, parts)]).tolist()
+            notation.slices[leaf] = dict(zip(pairwise(ends), side_by_side, strict=True))
+            names.append(side_by_side[0] if len(parts) == 1 else f"[{', '.join(side_by_side)}]")
+        self.reads = tuple(reads)
         arriving = ["dys"] * (len(inner.seqs) - len(names))
         for t, name in zip(inner.seqs, [*names, *arriving], strict=True):
             notation.name(t, name)
@@ -418,7 +435,7 @@ class _Reverse(_Found):
         body, forward = self.outer.body, self.forward
         return Pass(
             self.merged, self.hoisted, self.phases, self.sunk, tuple(self.deferred),
-            tuple(self.kept_buffers(self.plan.body.step.emits)), self.reads,
+            tuple(self.kept_buffers(self.plan.body, self.plan.body.step.emits)), self.reads,
             tuple(forward.notation.of(t) for t in body.recomputed), listing(self.program), self.row_bytes(),
             self.weight_bytes(), self.optional, self.summed,
         )  # fmt: skip

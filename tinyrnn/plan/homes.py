@@ -135,7 +135,15 @@ class Homes:
                         joined[part] = (t, at)
                     at += width(part)
         wholes = {joined[t][0] if t in joined else t for t in kept}
-        self._use_again([t for t in self.nodes if t in wholes and t.op is not OPS["concat"]])
+        parts = {t for t in joined if joined[t][0] in wholes}
+        self._use_again([t for t in self.nodes if t in parts or (t in wholes and t.op is not OPS["concat"])])
+        for t in [t for t in self.nodes if t in wholes and t.op is OPS["concat"]]:
+            inside = [p for p in t.inputs if p in self.reused and joined[p][0] is t]
+            if len(inside) == len(t.inputs):
+                buffer, at = self.home[inside[0]]
+                if all(self.home[p] == (buffer, at + joined[p][1]) for p in inside):
+                    self.home[t] = buffer, at
+                    self.reused.add(t)
         for t in [t for t in self.nodes if t in wholes and t not in self.home]:
             number = len(self.program.kept_columns)
             self.program.kept_columns.append(width(t))

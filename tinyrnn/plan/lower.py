@@ -9,6 +9,7 @@ first-level cache.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,14 +34,17 @@ def lower(
     spare: Sequence[bool] = (),
     chained: bool = False,
     ever_kept: Sequence[Tensor] = (),
+    ending: Sequence[bool] = (),
 ) -> Program:
     """The program of a body. keep: the values wanted for the whole sequence; record_states: which states are, too.
 
     spare: which input sequences nobody reads once the loop has; their memory is used again. chained: a step finds the
     recorded states before it where the step before recorded them, as it can where every row runs at every step.
     ever_kept: what other programs of the body keep; sums are then made in the way that suits all, to the same bits.
+    ending: which further input sequences nobody reads any more; kept values take the place of what they held.
     """
-    return _Lowering(body, keep, record_states, spare, chained, ever_kept).program
+    over = [seq for seq, ends in zip(body.seqs, ending, strict=False) if ends]
+    return _Lowering(body, keep, record_states, spare, chained, ever_kept, over).program
 
 
 class _Lowering(Homes):
@@ -52,8 +56,10 @@ class _Lowering(Homes):
         spare: Sequence[bool],
         chained: bool,
         ever_kept: Sequence[Tensor],
+        ending: Sequence[Tensor],
     ) -> None:
         super().__init__(body, keep, record_states, spare, chained, ever_kept)
+        self.ending = {*ending}
         self.weight_number: dict[Tensor, int] = {}
         for t in self._schedule():
             self._emit(t)
@@ -64,6 +70,7 @@ class _Lowering(Homes):
                 sums = self.partial[t], 0
                 self._add("map", sums, sums, self._home(t), code=add.code, width=width(t))
             self.program.made.append((t, len(self.program.instructions)))
+        self._write_over([self.home[seq][0] for seq in ending])
         self._find_tiles()
 
     # -- order ---------------------------------------------------------------------------------------------------------
@@ -72,7 +79,7 @@ class _Lowering(Homes):
         """The nodes in the order in which they run: as few groups between the products as can be.
 
         A product runs at the start of its phase. Everything else runs in the last group in which it can, of those that
-        are needed anyway.
+        are needed anyway; what reads an ending sequence in the first, so that its place is free soon.
         """
         begin = self.phase
         end = max(begin.values(), default=0)
@@ -94,9 +101,32 @@ class _Lowering(Homes):
             group[t] = latest(t, group)
             if self._is_instruction(t):
                 fits = [g for g in needed if begin[t] <= g <= group[t]]
-                group[t] = max(fits, default=begin[t])
+                ends = any(self._resolved(s) in self.ending for s in t.inputs)
+                group[t] = (min if ends else max)(fits, default=begin[t])
                 needed.add(group[t])
-        return sorted(self.nodes, key=lambda t: (group[t], not self._is_product(t), t.order))
+        nodes = sorted(self.nodes, key=lambda t: (group[t], not self._is_product(t), t.order))
+        return self._late_takers(nodes, group) if self.ending else nodes
+
+    def _late_takers(self, nodes: list[Tensor], group: dict[Tensor, int]) -> list[Tensor]:
+        """The order with what is kept and may take an ending sequence's place behind the sequence's other readers."""
+        kept = {k for k, spec in enumerate(self.program.buffers) if spec.is_kept}
+
+        def takes(t: Tensor) -> bool:
+            home = self._place(t)
+            return home is not None and home[0] in kept and any(self._resolved(s) in self.ending for s in t.inputs)
+
+        found: list[Tensor] = []
+        there = set[Tensor]()
+        for _, several in groupby(nodes, key=lambda t: (group[t], self._is_product(t))):
+            waiting = list(several)
+            here = set(waiting)
+            while waiting:
+                ready = [t for t in waiting if all(s in there or s not in here for s in t.inputs or ())]
+                t = next((t for t in ready if not takes(t)), ready[0])
+                waiting.remove(t)
+                there.add(t)
+                found.append(t)
+        return found
 
     def _is_instruction(self, t: Tensor) -> bool:
         return t.op is not None and self._view(t) is None and not self._is_vector(t) and t not in self.spread
@@ -266,6 +296,65 @@ class _Lowering(Homes):
         kind = "max" if op is OPS["max"] else "sum"
         self._add(kind, self._home(t), home, width=width(t), inner=inner, n=n)
 
+    # -- memory used twice ---------------------------------------------------------------------------------------------
+
+    def _write_over(self, ending: Sequence[int]) -> None:
+        """Keep values in the memory of ending sequences, where every column of these has been read before.
+
+        What was just read is near: written to, it costs half of what memory from afar does.
+        """
+        program, written = self.program, {i["dst"] for i in self.program.instructions}
+        free = [b for b in ending if b not in written]
+        for kept, spec in enumerate(program.buffers):
+            if spec.is_kept:
+                for b in free:
+                    at = next((at for at in self._starts(b) if self._may_take(kept, b, at)), None)
+                    if at is not None:
+                        self._move(kept, b, at)
+                        free.remove(b)
+                        break
+
+    def _starts(self, buffer: int) -> list[int]:
+        """The columns of a buffer at which something is read."""
+        found = {i[f"{name}_at"] for i in self.program.instructions for name in OPERANDS[1:] if i[name] == buffer}
+        return sorted(found)
+
+    def _may_take(self, kept: int, buffer: int, at: int) -> bool:
+        """Whether a kept value can live in columns of a sequence, from `at`: they are read before they are written to,
+        or column by column by the instruction that writes.
+        """
+        if at + self.program.buffers[kept].columns > self.program.buffers[buffer].columns:
+            return False
+        gone: list[range] = []  # columns of the sequence that are written over
+        for i in self.program.instructions:
+            reads = _reads(i, buffer)
+            if any(_overlap(a, b) for a in reads for b in gone):
+                return False
+            if i["dst"] == kept:
+                start = at + i["dst_at"]
+                columns = range(start, start + _columns_written(i))
+                exact = i["kind"] in (kernels.KINDS["map"], kernels.KINDS["copy"])
+                if any(_overlap(a, columns) and not (exact and a == columns) for a in reads):
+                    return False
+                gone.append(columns)
+        return True
+
+    def _move(self, kept: int, buffer: int, at: int) -> None:
+        """Let the columns of a sequence, from `at`, be where a value is kept."""
+        program = self.program
+        for i in program.instructions:
+            for name in OPERANDS:
+                if i[name] == kept:
+                    i[name] = buffer
+                    i[f"{name}_at"] += at
+        old, new = program.buffers[kept].source, program.buffers[buffer].source
+        assert isinstance(old, tuple)
+        assert isinstance(new, tuple)
+        program.keeps = [(new, at + a, w) if source == old else (source, a, w) for source, a, w in program.keeps]
+        program.kept_columns[old[1]] = 0
+        program.buffers[kept] = BufferSpec("tile", 0)
+        program.spent.append(new[1])
+
     # -- tiles ---------------------------------------------------------------------------------------------------------
 
     def _find_tiles(self) -> None:
@@ -305,3 +394,29 @@ class _Lowering(Homes):
                 free.setdefault(self.program.buffers[b].columns, []).append(taken[b])
         for b in last.keys() - set(taken.values()):
             self.program.buffers[b].columns = 0
+
+
+def _columns_written(i: dict[str, int]) -> int:
+    return i["inner"] if i["kind"] == kernels.KINDS["scatter_add"] else i["width"]
+
+
+def _reads(i: dict[str, int], buffer: int) -> list[range]:
+    """Which columns of a buffer an instruction reads."""
+    kinds, found = kernels.KINDS, []
+    for k, name in enumerate(OPERANDS[1:]):
+        if i[name] == buffer:
+            at, columns = i[f"{name}_at"], i["width"]
+            if i["kind"] == kinds["map"] and i["spread"] >> k & 1:
+                columns = 1
+            elif i["kind"] == kinds["product"]:
+                columns = i["inner"]
+            elif i["kind"] in (kinds["sum"], kinds["max"]):
+                columns *= i["n"]
+            elif i["kind"] == kinds["gather"]:
+                columns = 1 << 31  # any
+            found.append(range(at, at + columns))
+    return found
+
+
+def _overlap(a: range, b: range) -> bool:
+    return a.start < b.stop and b.start < a.stop

@@ -28,6 +28,7 @@ class Notation:
     def __init__(self) -> None:
         self.names: dict[Tensor, str] = {}
         self.taken: set[str] = set()
+        self.slices: dict[Tensor, dict[tuple[int, ...], str]] = {}  # of a value: names of its columns from .. to
 
     def name(self, t: Tensor, wanted: str) -> str:
         """Call t as wanted, or nearly so where that is another value's name."""
@@ -60,6 +61,9 @@ class Notation:
     def _operand(self, t: Tensor, least: int = SUM) -> tuple[str, int]:
         if t in self.names:
             return self.names[t], ATOM
+        source, *cut = as_columns(t)
+        if (name := self.slices.get(source, {}).get(tuple(cut))) is not None:
+            return name, ATOM
         if is_number(t):
             return f"{t.item():.6g}", ATOM
         if t.op is None:

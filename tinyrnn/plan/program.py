@@ -34,6 +34,11 @@ class BufferSpec:
         """The place as program.h counts it."""
         return kernels.PLACES[self.place]
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether it is a sequence that the loop fills with kept values."""
+        return isinstance(self.source, tuple) and self.source[0] == "keep"
+
 
 @dataclass(eq=False)
 class Program:

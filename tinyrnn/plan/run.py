@@ -4,12 +4,13 @@ what sank behind it as ordinary ops again.
 The loop's vjp is made here too. The body of the loop is reversed on shapes, by the same sweep that differentiates any
 tape; what the reverse reads of the forward values is kept or recomputed; the reversed body is again a step, planned by
 the same passes and run over the same rows in the other direction. So it has a vjp of its own: second derivatives need
-nothing more.
+nothing more. Where the tape frees its graph on the way, gradients take the place of kept values that have been read:
+that saves their memory, and writing from the caches what would have to be fetched first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -20,11 +21,24 @@ from tinyrnn import backend
 from tinyrnn._core import tape
 from tinyrnn._core.tape import Op, Tape, Tensor, abstract
 from tinyrnn.autograd import recording
-from tinyrnn.ops import add, broadcast_to, exp, fma, mul, relu, sigmoid, sqrt, square, tanh
+from tinyrnn.ops import add, broadcast_to, concat, exp, fma, mul, relu, sigmoid, split, sqrt, square, tanh
 from tinyrnn.plan.layout import Layout
 from tinyrnn.plan.lower import Program, lower
 from tinyrnn.plan.rewrite import OPS, SUMS, as_columns, rewrite
-from tinyrnn.plan.step import STATE, Script, Step, is_number, is_repeated, is_rowed, levels, replay, topological, width
+from tinyrnn.plan.step import (
+    STATE,
+    Script,
+    Step,
+    consumers,
+    is_number,
+    is_repeated,
+    is_rowed,
+    levels,
+    named,
+    replay,
+    topological,
+    width,
+)
 
 Array = NDArray[Any]
 
@@ -34,6 +48,7 @@ class Plan:
 
     hoists: whether products that need no state are done before the loop, for all steps at once; else, but for those
     that are wanted for whole sequences anyway, the loop does them, on rows at hand. Results have the same bits.
+    ending: inputs that may be written over, if a run says so (see `run`).
 
     recorded, step      the step as it was recorded, and rewritten
     hoisted, weights    what the loop reads of inputs, with rows, and of parameters alone
@@ -43,7 +58,7 @@ class Plan:
     read_sums           values of which they read nothing but the sum over all rows and steps
     """
 
-    def __init__(self, step: Step, hoists: bool = True) -> None:
+    def __init__(self, step: Step, hoists: bool = True, ending: Sequence[Tensor] = ()) -> None:
         self.recorded = step
         with recording():
             self.step = step = rewrite(step)
@@ -81,7 +96,8 @@ class Plan:
                 tuple(values),
                 tuple(sums),
             ),
-            self._find_spare(),
+            self._read_inside(lambda t: t.op in FRESH),
+            self._read_inside(lambda t: t in ending),
             hoists,
         )
         self.records = [k in (*self.read_before, *self.read_after) for k in range(len(step.states))]
@@ -106,15 +122,17 @@ class Plan:
         params: Sequence[Tensor],
         initial: Sequence[Tensor],
         layout: Layout,
+        ends: bool = False,
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """(emits (rows, ..) each, totals, final states (batch, w)) for a whole sequence.
 
-        seqs: (rows, ..) each; params as the step's; initial: (batch, w) each.
+        seqs: (rows, ..) each; params as the step's; initial: (batch, w) each. ends: nobody reads the `ending` inputs
+        any more, and their memory may hold results.
         """
         n, rows = len(self.hoisted), layout.rows
         slots = [*seqs, *params, *self._constants(initial[0])[len(seqs) + len(params) :]]
         ahead = self._ahead.run(slots, rows)
-        values, sums, states, finals = self.body.run(ahead[:n], ahead[n:], initial, layout, self.records)
+        values, sums, states, finals = self.body.run(ahead[:n], ahead[n:], initial, layout, self.records, ends)
         if any(t.op is not None for t in ahead):
             self._drop(slots)
         slots[self._arriving] = (
@@ -133,12 +151,12 @@ class Plan:
             self._slots_on[like.device] = [None if t is None else tape.wrap(t._array, like) for t in self._slots]
         return self._slots_on[like.device]
 
-    def _find_spare(self) -> list[bool]:
-        """Which hoisted values are arrays of their own that only the loop reads."""
+    def _read_inside(self, fits: Callable[[Tensor], bool]) -> list[bool]:
+        """Which hoisted values fit and are read by the loop alone."""
         outside = topological((*self.hoisted, *self.weights, *self.step.emits, *self.step.totals), self._made)
         read = {s for t in outside if t not in self._made for s in t.inputs or ()}
         read |= {*self.step.emits, *self.step.totals}
-        return [t.op in FRESH and t not in read for t in self.hoisted]
+        return [fits(t) and t not in read for t in self.hoisted]
 
     @property
     def _made(self) -> set[Tensor]:
@@ -250,11 +268,12 @@ class Body:
     """What is left in the loop, on leaves of its own, and its reverse.
 
     step.emits: values wanted as sequences; step.totals: values whose sums over all steps are wanted.
-    spare: which seqs nobody else reads, so that the loop may use their memory. hoists: as its reverse shall.
+    spare: which seqs nobody else reads, so that the loop may use their memory; ending: which, if a run says so.
+    hoists: as its reverse shall.
     """
 
-    def __init__(self, step: Step, spare: Sequence[bool], hoists: bool) -> None:
-        self.step, self.spare, self.hoists = step, spare, hoists
+    def __init__(self, step: Step, spare: Sequence[bool], ending: Sequence[bool], hoists: bool) -> None:
+        self.step, self.spare, self.ending, self.hoists = step, spare, ending, hoists
         self.widths = [width(s) for s in step.states]
         self.programs: dict[Any, Program] = {}
         self.reverses: dict[Any, Reverse] = {}
@@ -271,13 +290,24 @@ class Body:
     @cached_property
     def kept(self) -> list[Tensor]:
         """What the loop keeps for its reverse, beside inputs and states: enough for any gradient of any result."""
-        return _choose_kept(self.step, self._gradients)
+        with recording():
+            return _side_by_side(self.step, _choose_kept(self.step, self._gradients))
+
+    @cached_property
+    def parts(self) -> dict[Tensor, tuple[Tensor, ...]]:
+        """What is kept side by side as one value, by that value."""
+        there = {*topological(self.step.results)}
+        return {t: t.inputs for t in self.kept if t not in there}
+
+    def one_by_one(self, keep: Iterable[Tensor]) -> list[Tensor]:
+        """Kept values, with those that are kept side by side each for itself."""
+        return [part for t in keep for part in self.parts.get(t, (t,))]
 
     @cached_property
     def recomputed(self) -> list[Tensor]:
         """What the reverse computes again of the values of the step."""
         step = self.step
-        there = {*step.seqs, *step.params, *step.states, *step.nexts, *step.emits, *self.kept}
+        there = {*step.seqs, *step.params, *step.states, *step.nexts, *step.emits, *self.one_by_one(self.kept)}
         own = {*topological(step.results)} - there
         again = own.intersection(topological(self._gradients, there))
         return sorted((t for t in again if t.op not in (None, *VIEWS) and not is_repeated(t)), key=lambda t: t.order)
@@ -286,7 +316,7 @@ class Body:
     def read(self) -> set[Tensor]:
         """Inputs, states, kept values and results that the reverse may read."""
         step = self.step
-        there = {*step.seqs, *step.states, *step.nexts, *step.emits, *self.kept}
+        there = {*step.seqs, *step.states, *step.nexts, *step.emits, *self.one_by_one(self.kept)}
         return {*topological(self._gradients, there)} & there
 
     def reversed_on_shapes(
@@ -317,12 +347,23 @@ class Body:
         step = self.step
         return any(t.op is OPS["matmul"] and width(t.inputs[0]) > 256 for t in topological(step.results))
 
-    def program(self, record: Sequence[bool], keep: Sequence[Tensor], chained: bool = True) -> Program:
-        key = (tuple(record), tuple(id(t) for t in keep), chained)
+    def program(
+        self, record: Sequence[bool], keep: Sequence[Tensor], chained: bool = True, ends: bool = False
+    ) -> Program:
+        key = (tuple(record), tuple(id(t) for t in keep), chained, ends)
         if key not in self.programs:
             later = self.kept if self._sums_in_blocks else ()
-            self.programs[key] = lower(self.step, keep, record, self.spare, chained, later)
+            ending = self.ending if ends else ()
+            self.programs[key] = lower(self.step, keep, record, self.spare, chained, later, ending)
         return self.programs[key]
+
+    def alone(self, keep: Sequence[Tensor]) -> list[bool]:
+        """Which of the values that a run keeps have memory that no other one shares, and are not what it emits."""
+        found = [k >= len(self.step.emits) for k in range(len(keep))]
+        for chained in (True, False):
+            sources = [source for source, _, _ in self.program([True] * len(self.step.states), keep, chained).keeps]
+            found = [here and sources.count(source) == 1 for here, source in zip(found, sources, strict=True)]
+        return found
 
     def run(
         self,
@@ -331,13 +372,14 @@ class Body:
         initial: Sequence[Tensor],
         layout: Layout,
         record: Sequence[bool],
+        ends: bool = False,
     ) -> tuple[list[Tensor], list[Tensor], list[Any], list[Tensor]]:
         """(emits, partial sums of totals, recorded states, None for one that was not asked for, final states)."""
         inputs = (*seqs, *params, *initial)
         if tape.mode() == tape.OFF or not any(t.requires_grad for t in inputs):
-            arrays, sums, states, ends = self._loop(seqs, params, initial, layout, record, self.step.emits)
+            arrays, sums, states, last = self._loop(seqs, params, initial, layout, record, self.step.emits, ends)
             recorded = [None if s is None else tape.wrap(s) for s in states]
-            return [tape.wrap(a) for a in arrays], [tape.wrap(a) for a in sums], recorded, [tape.wrap(a) for a in ends]
+            return [tape.wrap(a) for a in arrays], [tape.wrap(a) for a in sums], recorded, [tape.wrap(a) for a in last]
         keep = (*self.step.emits, *(t for t in self.kept if t not in self.step.emits))
         arrays, sums, states, _ = self._loop(seqs, params, initial, layout, [True] * len(initial), keep)
         found: list[Any] = [*states, *arrays]
@@ -354,10 +396,11 @@ class Body:
         layout: Layout,
         record: Sequence[bool],
         keep: Sequence[Tensor],
+        ends: bool = False,
     ) -> tuple[list[Array], list[Array], list[Array | None], list[Array]]:
         """Run the instructions: (kept sequences, partial sums, recorded states, final states) as arrays."""
         step, dtype = self.step, self.step.states[0].dtype
-        program = self.program(record, keep, layout.uniform)
+        program = self.program(record, keep, layout.uniform, ends)
         rows, batch = layout.rows, layout.batch
         device = backend.of(initial[0]._array)
         kept = [device.empty((rows, n), dtype) for n in program.kept_columns]
@@ -475,6 +518,46 @@ def _choose_kept(step: Step, expressions: Sequence[Tensor]) -> list[Tensor]:
     return list(kept)
 
 
+def _side_by_side(step: Step, kept: Sequence[Tensor]) -> list[Tensor]:
+    """The kept values, with those made of all the columns of one value, slice by slice, as columns of one again.
+
+    The gradient of that one value has the same columns, and can take their place when they have been read.
+    """
+    readers = consumers(step.results, topological(step.results))
+    made: dict[Tensor, dict[int, Tensor]] = {}
+    for t in kept:
+        joined = any(r is not None and r.op is OPS["concat"] for r in readers[t])
+        if t.op.code >= 0 and t not in step.emits and not joined:
+            for source, start in _columns_behind(t):
+                made.setdefault(source, {})[start] = t
+    found = list(kept)
+    for source, by_start in made.items():
+        parts = [t for _, t in sorted(by_start.items())]
+        starts = np.cumsum([0, *map(width, parts)]).tolist()
+        if len(parts) > 1 and [*sorted(by_start), width(source)] == starts and all(t in found for t in parts):
+            found[found.index(parts[0])] = concat(parts, 1)
+            found = [t for t in found if t not in parts]
+    return found
+
+
+def _columns_behind(t: Tensor) -> list[tuple[Tensor, int]]:
+    """Of what an elementwise op is made, through sums: (value, first column) for slices as wide as its result."""
+    found, stack, seen = [], list(t.inputs), set[Tensor]()
+    while stack:
+        s = stack.pop()
+        if s in seen:
+            continue
+        seen.add(s)
+        source, start, stop = as_columns(s)
+        if source is not s and stop - start == width(t):
+            found.append((source, start))
+        elif s.op in SUMS:
+            stack.extend(s.inputs)
+        elif s.op is fma:
+            stack.append(s.inputs[2])
+    return found
+
+
 class Reverse:
     """The reverse of a body for one choice of what arrives and what is wanted, as a plan on the body's leaves.
 
@@ -500,16 +583,21 @@ class Reverse:
             broadcast_to(Tensor(0.0, dtype=t.dtype), t.shape) if g is None else g
             for g, t in zip(found, (*step.states, *targets), strict=True)
         ]
-        # The forward values that it reads become leaves.
-        there = [t for t in (*step.seqs, *keep, *step.states, *step.nexts) if t not in step.params]
+        # The forward values that it reads become leaves, with those that are kept side by side as columns of one.
+        there = [t for t in (*step.seqs, *body.one_by_one(keep), *step.states, *step.nexts) if t not in step.params]
         used = set(topological(gradients, there)) & set(there)
         known: dict[Tensor, Tensor] = {}
 
         def leaves(sources: Sequence[Tensor]) -> list[int]:
-            numbers = [k for k, t in enumerate(sources) if t in used and t not in known]
-            for k in numbers:
-                t = sources[k]
-                known[t] = abstract(t.shape, t.dtype, t.name, requires_grad=True)
+            numbers = []
+            for k, t in enumerate(sources):
+                columns = body.one_by_one([t])
+                if t not in known and any(part in used and part not in known for part in columns):
+                    numbers.append(k)
+                    known[t] = leaf = abstract(t.shape, t.dtype, t.name, requires_grad=True)
+                    cuts = np.cumsum([width(part) for part in columns])[:-1].tolist()
+                    if cuts:
+                        known.update(zip(columns, map(named, split(leaf, cuts, 1), columns), strict=True))
             return numbers
 
         self.seqs, self.before = leaves(step.seqs), leaves(step.states)
@@ -522,6 +610,7 @@ class Reverse:
             *(step.nexts[k] for k in self.after),
             *(keep[k] for k in self.kept),
         ]
+        alone = body.alone(keep)
         self.plan = Plan(
             Step(
                 (*(known[t] for t in order), *arriving),
@@ -532,6 +621,7 @@ class Reverse:
                 tuple(results[n_seqs:]),
             ),
             body.hoists,
+            [known[keep[k]] for k in self.kept if alone[k]],
         )
 
 
@@ -566,7 +656,9 @@ def _loop_vjp(
     seqs += [layout.spread(g) for g in gs[len(arrays) :] if g is not None]
     device = backend.of(inputs[-1]._array)
     zeros = [tape.wrap(device.zeros((layout.batch, *s.shape[1:]), s.dtype)) for s in step.states]
-    emits, totals, finals = reverse.plan.run(seqs, inputs[n_seqs : n_seqs + n_params], zeros, layout.reversed)
+    # What was kept for a graph that goes may be written over: on the CPU, where that saves memory's time.
+    ends = device is backend.cpu and tape.let_go(hub)
+    emits, totals, finals = reverse.plan.run(seqs, inputs[n_seqs : n_seqs + n_params], zeros, layout.reversed, ends)
     for k, g in enumerate(gs[:n_states]):
         if g is not None:
             finals[k] = add(finals[k], layout.initial(g))
