@@ -243,6 +243,7 @@ cdef class Tensor:
     # versions. Writes through a leaf's `.data` array are seen by a fingerprint, taken only where both a graph has
     # saved the value and somebody holds its array.
     cdef int64_t _version
+    cdef int64_t _exposures         # how often somebody took the array
     cdef int64_t _saved_versions
     cdef bint _saved, _exposed, _guarded
     cdef uint64_t _fingerprint
@@ -601,6 +602,7 @@ cdef class Tensor:
     cdef _expose(self):
         """Somebody takes the array, and may write to it."""
         self._exposed = True
+        self._exposures += 1
         if self._saved and not self._guarded:
             self._guard()
 
@@ -939,6 +941,19 @@ def bundle(Op op, tuple inputs, tuple attrs, list arrays):
         results.append(_record(_pick, arrays[k], (hub,), (k, len(arrays))) if hub.op is not None
                        else _constant(arrays[k]))
     return results
+
+
+def stamp(tensors):
+    """A number that is another one as soon as one of these leaves has another value; -1 where that can not be known:
+    for results, and while somebody else holds an array and may write to it.
+    """
+    cdef Tensor t
+    cdef int64_t changes = 0
+    for t in tensors:
+        if t.op is not None or t._origin is not None or (t._exposed and (<PyObject *> t._array).ob_refcnt > 1):
+            return -1
+        changes += t._version + t._exposures
+    return changes
 
 
 def let_go(Tensor hub):

@@ -134,7 +134,7 @@ def recorded(hoists=True):
     with (
         mock.patch.object(cpu, "run_loop", record),
         mock.patch.object(tr.plan, "MANY_ROWS", many),
-        mock.patch.object(tape, "let_go", lambda hub: False),
+        mock.patch.object(tape, "let_go", return_value=False),
     ):
         yield calls
 

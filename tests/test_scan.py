@@ -426,6 +426,57 @@ def test_what_others_hold_is_not_written_over():
 # -- parameters, attributes, cells in cells ----------------------------------------------------------------------------
 
 
+def by_assignment(p):
+    p.data = -p.data
+
+
+def in_place(p):
+    p.data[...] *= -1.0
+
+
+def by_a_view(p):
+    p.detach().data[0] += 1.0
+
+
+def by_numpy(p):
+    np.asarray(p)[0] = 3.0
+
+
+def by_an_optimiser(p):
+    p.grad = tr.tensor(np.ones(p.shape), dtype=p.dtype)
+    tr.optim.SGD([p], lr=0.5).step()
+
+
+@pytest.mark.parametrize("change", [by_assignment, in_place, by_a_view, by_numpy, by_an_optimiser])
+def test_merged_parameters_follow_their_changes(change):
+    """Without gradients they are merged once for the same values; also where the array was held before and is still."""
+    cell = LSTM(3, 5, dtype="float64", rng=0)
+    xs = np.random.default_rng(1).normal(size=(4, 2, 3))
+    with tr.no_grad():
+        for held in (None, cell.W_xi.data, None):
+            for _ in range(2):
+                for p in (cell.W_xi, cell.W_hf, cell.b_o):
+                    tr.scan(cell, xs)
+                    change(p)
+                    np.testing.assert_allclose(tr.scan(cell, xs)[0], tr.unroll(cell, xs)[0], rtol=1e-12)
+                if held is not None:
+                    held *= 0.5
+                    np.testing.assert_allclose(tr.scan(cell, xs)[0], tr.unroll(cell, xs)[0], rtol=1e-12)
+
+
+def test_merged_parameters_are_made_once():
+    cell, xs = LSTM(3, 5, rng=0), np.zeros((4, 2, 3), "float32")
+    with tr.no_grad():
+        tr.scan(cell, xs)
+        plan, _ = plan_of(cell, (3,), 2)
+        before = plan._merged
+        tr.scan(cell, xs)
+        assert before is not None
+        assert plan._merged is before
+    (tr.scan(cell, xs)[0].sum()).backward()
+    assert plan._merged is before, "what gradients flow through is made anew"
+
+
 def test_parameters_may_change_between_calls():
     cell = make("GRU")
     task = case(cell)

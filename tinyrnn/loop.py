@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -162,18 +162,21 @@ def check_arguments(
     return inputs, states, ends
 
 
-@contextmanager
-def draws(cell: Cell, count: int, steps: int, rows: int) -> Iterator[tuple[Tensor, ...]]:
+def draws(cell: Cell, count: int, steps: int, rows: int) -> AbstractContextManager[tuple[Tensor, ...]]:
     """What the cell draws for one run, which its step takes behind `count` time inputs.
 
     Raises TypeError or ValueError where it does not. What fails, here or in the block, leaves the cell's random
     generators where they were.
     """
     if type(cell).draws is Cell.draws:
-        yield _fitting(cell, count, steps, rows, ())
-    else:
-        with put_back(*(rng for _, rng in cell.named_generators())):
-            yield _fitting(cell, count, steps, rows, tuple(cell.draws(steps, rows)))
+        return nullcontext(_fitting(cell, count, steps, rows, ()))
+    return _drawing(cell, count, steps, rows)
+
+
+@contextmanager
+def _drawing(cell: Cell, count: int, steps: int, rows: int) -> Iterator[tuple[Tensor, ...]]:
+    with put_back(*(rng for _, rng in cell.named_generators())):
+        yield _fitting(cell, count, steps, rows, tuple(cell.draws(steps, rows)))
 
 
 def _fitting(cell: Cell, count: int, steps: int, rows: int, drawn: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

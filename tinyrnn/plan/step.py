@@ -180,6 +180,18 @@ class Script:
 class Part:
     """actions: (op, slots of its inputs, its attributes, whether ROWS is among them, slot of its result)."""
 
+    def cut(self, among: range) -> tuple[Part, Part]:
+        """(what can be made of the values in these slots alone, and the rest, with the results)."""
+        known, first, rest = {*among}, [], []
+        for action in self.actions:
+            _, inputs, _, sized, out = action
+            if not sized and known.issuperset(inputs):
+                known.add(out)
+                first.append(action)
+            else:
+                rest.append(action)
+        return Part(first, [action[-1] for action in first]), Part(rest, self.results)
+
     actions: list[tuple[Any, tuple[int, ...], tuple[Any, ...], bool, int]]
     results: list[int]
 
