@@ -296,6 +296,7 @@ class Body:
     def __init__(self, step: Step, spare: Sequence[bool], ending: Sequence[bool], hoists: bool) -> None:
         self.step, self.spare, self.ending, self.hoists = step, spare, ending, hoists
         self.widths = [width(s) for s in step.states]
+        self.seq_widths = [width(s) for s in step.seqs]
         self.programs: dict[Any, Program] = {}
         self.reverses: dict[Any, Reverse] = {}
         self.rows: dict[Any, Array] = {}  # numbers, repeated to a row
@@ -442,7 +443,7 @@ class Body:
             else:
                 pairs.append((start.copy(), device.empty(start.shape, dtype) if layout.uniform else start.copy()))
         values = dict(zip(step.params, params, strict=True))
-        flat = [device.matrix(t._array, rows, width(leaf)) for t, leaf in zip(seqs, step.seqs, strict=True)]
+        flat = [device.matrix(t._array, rows, n) for t, n in zip(seqs, self.seq_widths, strict=True)]
         buffers: list[tuple[int, Array | None, Array | None, int]] = [*program.fixed]
         for number, spec in program.filled:
             two = None
