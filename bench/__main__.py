@@ -93,8 +93,6 @@ def _run(chosen: Sequence[Benchmark], asked: argparse.Namespace, suite: Any) -> 
     if any(b.flops for b in chosen):
         about["peak"] = suite.peak()
     report.show_machine(console, about)
-    for line in getattr(suite, "NOTES", ()):
-        console.print(f"[bold]{line}[/]")
     results: list[Result] = []
     budget = timing.QUICK if asked.quick else timing.Budget()
     try:

@@ -1,8 +1,7 @@
 """The compiled loop over time, beside the fastest that a user could have instead, in six sizes.
 
-Until `tr.scan` exists its place is taken by `tr.unroll`, and no goal is set. The input needs no gradient. Operations
-are those of the products alone: one of the input and one of the state forward; in a training step also the gradient
-of the state, and of both weights.
+The input needs no gradient. Operations are those of the products alone: one of the input and one of the state forward;
+in a training step also the gradient of the state, and of both weights.
 """
 
 from __future__ import annotations
@@ -16,10 +15,6 @@ import numpy as np
 import tinyrnn as tr
 from bench import cells, peers
 from bench.record import Benchmark, Factory, Goal, Run, at_least, at_most, share_of_peak
-
-SCAN = getattr(tr, "scan", None)
-RUN = SCAN or tr.unroll
-NOTES = [] if SCAN else ["tr.scan does not exist in this version: `ours` is tr.unroll, and no goal is judged."]
 
 # T, B, I, H
 SIZES = [
@@ -65,10 +60,8 @@ def benchmarks() -> list[Benchmark]:
     """Every record of this suite."""
     table = [_row(name, size, train) for name in ROWS for size in SIZES for train in (False, True)]
     found = [*table, _first_call(False), _first_call(True), _kept()]
-    if hasattr(tr, "set_num_threads"):
-        large = [size for size in SIZES if size[1] >= 16 and size[3] >= 128]
-        found += [_threads(size, train) for size in large for train in (False, True)]
-    return found
+    large = [size for size in SIZES if size[1] >= 16 and size[3] >= 128]
+    return found + [_threads(size, train) for size in large for train in (False, True)]
 
 
 def values(size: Size) -> tuple[Any, Any]:
@@ -87,12 +80,12 @@ def _ours(cell: Any, size: Size, train: bool) -> Run:
 
     def forward() -> Any:
         with tr.no_grad():
-            return RUN(cell, x)[0]
+            return tr.scan(cell, x)[0]
 
     def step() -> Any:
         for p in parameters:
             p.grad = None
-        ys = RUN(cell, x)[0]
+        ys = tr.scan(cell, x)[0]
         ys.backward(seed)
         return ys
 
@@ -133,8 +126,6 @@ def _row(name: str, size: Size, train: bool) -> Benchmark:
 def _goals(name: str, row: Row, size: Size, train: bool) -> list[Goal]:
     """The table of goals: ratio to the peers, and for LSTM at large sizes the share of the core's peak."""
     hidden = size[3]
-    if SCAN is None:
-        return []
     if row.native == "LSTM":
         smallest = size == SIZES[0]
         forward = 2.0 if smallest else 0.95 if hidden >= 256 else 1.0
@@ -173,7 +164,7 @@ def _first_call(train: bool) -> Benchmark:
         f"first-{'train' if train else 'forward'}", f"first call of a new cell: T, B, I, H = {FIRST}",
         lambda: _ours(cells.salted(*FIRST[2:], rng), FIRST, train),
         {"jax": lambda: _jax_run(ROWS["random18"], cells.Random18(*FIRST[2:]), FIRST, train)},
-        [] if SCAN is None else [at_most(limit)], unit="call", measure="first",
+        [at_most(limit)], unit="call", measure="first",
     )  # fmt: skip
 
 
@@ -187,12 +178,12 @@ def _kept() -> Benchmark:
         import tracemalloc
 
         cell, x = tr.cells.LSTM(*KEPT[2:], rng=0), tr.tensor(values(KEPT)[0])
-        RUN(cell, x)
+        tr.scan(cell, x)
 
         def run() -> float:
             tracemalloc.start()
             try:
-                ys = RUN(cell, x)  # held until it was counted
+                ys = tr.scan(cell, x)  # held until it was counted
                 return tracemalloc.get_traced_memory()[0] / ys[0].dtype.itemsize
             finally:
                 tracemalloc.stop()
@@ -208,7 +199,7 @@ def _kept() -> Benchmark:
     steps, rows, _, hidden = KEPT
     return Benchmark(
         "kept-lstm", f"memory kept for an LSTM's backward pass: floats, T, B, I, H = {KEPT}", ours,
-        {"nn.LSTM": native}, [] if SCAN is None else [at_most(10.0)], work=steps * rows * hidden,
+        {"nn.LSTM": native}, [at_most(10.0)], work=steps * rows * hidden,
         unit="t, b, unit", measure="value",
     )  # fmt: skip
 
@@ -218,12 +209,11 @@ def _threads(size: Size, train: bool) -> Benchmark:
 
     def ours(threads: int) -> Run:
         run = _ours(tr.cells.LSTM(*size[2:], rng=0), size, train)
-        set_threads: Callable[[int], None] = tr.set_num_threads
 
         def with_threads() -> Any:
-            set_threads(threads)
+            tr.set_num_threads(threads)
             ys = run()
-            set_threads(1)
+            tr.set_num_threads(1)
             return ys
 
         return with_threads
