@@ -6,12 +6,14 @@ processor has, or the one named by the environment variable TINYRNN_ISA. Arrays 
 kernel needs of them (dtype, contiguity) is checked here, so that the loops need not.
 """
 
+import math
 import os
 
 cimport numpy as cnp
 from cpython.pycapsule cimport PyCapsule_New
 from libc.math cimport pow as c_pow, sqrt as c_sqrt
 from libc.stdint cimport int32_t, int64_t
+from libc.string cimport memset
 from libcpp cimport bool as cbool
 from libcpp.vector cimport vector
 
@@ -251,6 +253,44 @@ def empty(tuple shape, dtype):
     return array
 
 
+cdef Py_ssize_t _threads_for(Py_ssize_t n_bytes):
+    """How many threads a pass over so much memory is worth: from a quarter of a megabyte each."""
+    return max(1, min(n_bytes // LARGE, <Py_ssize_t> get_num_threads()))
+
+
+cdef enum:
+    STRETCH = 1 << 14       # elements, or a quarter of the bytes, that a thread passes over in one go
+
+cdef struct Pass:
+    Py_ssize_t n            # of bytes, elements or rows in all
+    Py_ssize_t each         # of them that one piece takes
+    bint single
+    char *to
+    const char *source
+    const int64_t *index
+    Py_ssize_t width        # of a row
+    double *sums            # one a piece
+
+
+cdef void _clear(const void *work, Py_ssize_t k) noexcept nogil:
+    cdef const Pass *o = <const Pass *> work
+    memset(o.to + k * o.each, 0, min(o.each, o.n - k * o.each))
+
+
+def zeros(tuple shape, dtype):
+    """np.zeros, with the memory of large arrays used again."""
+    cdef cnp.ndarray array
+    cdef Pass o
+    if math.prod(shape) * (<cnp.dtype> dtype).itemsize < LARGE:
+        return np.zeros(shape, dtype)
+    array = empty(shape, dtype)
+    o.n, o.each, o.to = cnp.PyArray_NBYTES(array), 4 * STRETCH, cnp.PyArray_BYTES(array)
+    cdef Py_ssize_t threads = _threads_for(o.n)
+    with nogil:
+        share((o.n + o.each - 1) // o.each, threads, _clear, &o)
+    return array
+
+
 cdef cnp.ndarray _contiguous(array, what):
     if not isinstance(array, np.ndarray) or array.dtype.type not in (np.float32, np.float64):
         raise TypeError(f"{what} must be a float32 or float64 array, got {getattr(array, 'dtype', type(array))}")
@@ -321,17 +361,27 @@ def reduce(kind, array, int first, int last):
     return out
 
 
+cdef void _take(const void *work, Py_ssize_t k) noexcept nogil:
+    cdef const Pass *o = <const Pass *> work
+    cdef Py_ssize_t first = k * o.each, n = min(o.each, o.n - k * o.each)
+    if o.single:
+        kernels.f32.take_rows(<float *> o.to + first * o.width, <const float *> o.source, o.index + first, n, o.width)
+    else:
+        kernels.f64.take_rows(<double *> o.to + first * o.width, <const double *> o.source, o.index + first, n, o.width)
+
+
 def take_rows(table, index):
     """table (N, ...) and int64 index of any shape, all in 0..N-1 -> the rows, index.shape + table.shape[1:]."""
     cdef cnp.ndarray rows = _contiguous(table, "table")
     cdef cnp.ndarray which = np.ascontiguousarray(index, np.int64)
     cdef cnp.ndarray out = empty(np.shape(index) + np.shape(rows)[1:], rows.dtype)
-    cdef Py_ssize_t n = which.size, width = out.size // n if n else 0
-    cdef const int64_t *at = <const int64_t *> cnp.PyArray_DATA(which)
-    if rows.dtype == np.float32:
-        kernels.f32.take_rows(<float *> cnp.PyArray_DATA(out), <float *> cnp.PyArray_DATA(rows), at, n, width)
-    else:
-        kernels.f64.take_rows(<double *> cnp.PyArray_DATA(out), <double *> cnp.PyArray_DATA(rows), at, n, width)
+    cdef Pass o
+    o.n = which.size
+    o.width = out.size // o.n if o.n else 0
+    o.each = 1 + STRETCH // max(o.width, 1)
+    o.single, o.index = rows.dtype == np.float32, <const int64_t *> cnp.PyArray_DATA(which)
+    o.to, o.source = cnp.PyArray_BYTES(out), cnp.PyArray_BYTES(rows)
+    share((o.n + o.each - 1) // o.each, _threads_for(cnp.PyArray_NBYTES(out)), _take, &o)
     return out
 
 
@@ -349,12 +399,28 @@ def add_rows(cnp.ndarray table, index, source):
         kernels.f64.add_rows(<double *> cnp.PyArray_DATA(table), at, <double *> cnp.PyArray_DATA(rows), n, width)
 
 
+cdef void _sumsq(const void *work, Py_ssize_t k) noexcept nogil:
+    cdef const Pass *o = <const Pass *> work
+    cdef Py_ssize_t first = k * o.each, n = min(o.each, o.n - k * o.each)
+    if o.single:
+        o.sums[k] = kernels.f32.sumsq(<const float *> o.source + first, n)
+    else:
+        o.sums[k] = kernels.f64.sumsq(<const double *> o.source + first, n)
+
+
 def sumsq(array):
-    """The sum of squares of an array, in float64."""
+    """The sum of squares of an array, in float64: in stretches, whose sums are added in order."""
     cdef cnp.ndarray source = _contiguous(array, "array")
-    if source.dtype == np.float32:
-        return kernels.f32.sumsq(<float *> cnp.PyArray_DATA(source), source.size)
-    return kernels.f64.sumsq(<double *> cnp.PyArray_DATA(source), source.size)
+    cdef vector[double] sums
+    cdef Pass o
+    o.n, o.each, o.single, o.source = source.size, STRETCH, source.dtype == np.float32, cnp.PyArray_BYTES(source)
+    sums.resize((o.n + o.each - 1) // o.each)
+    o.sums = sums.data()
+    share(sums.size(), _threads_for(cnp.PyArray_NBYTES(source)), _sumsq, &o)
+    cdef double total = 0
+    for one in sums:
+        total += one
+    return total
 
 
 def set_num_threads(n):
@@ -435,9 +501,6 @@ cdef _gemm(cnp.ndarray out, cnp.ndarray x, cnp.ndarray y, Py_ssize_t m, Py_ssize
 
 
 # -- optimisers: one call a step over all parameters of a dtype --------------------------------------------------------
-
-cdef enum:
-    STRETCH = 1 << 14       # elements that a thread updates in one go
 
 cdef struct Stretch:
     char *p             # a part of a parameter, or a whole one

@@ -957,8 +957,9 @@ def stamp(tensors):
 
 
 def let_go(Tensor hub):
-    """Whether the sweep that asks for the gradients of a bundled op frees the graph: then its node is freed now, and the
-    op may write over what it keeps.
+    """Whether the sweep that asks for the gradients of a bundled op frees the graph.
+
+    Then its node is freed now, and the op may write over what it keeps.
     """
     if tr_frees:
         hub.inputs = None
@@ -1423,7 +1424,7 @@ cdef class Tape:
 
     cdef _own(self, Py_ssize_t j, Tensor source, list grads, vector[char] &owned):
         if grads[j] is None:
-            zeros = _device.zeros if _is_away(source._array) else np.zeros
+            zeros = _device.zeros if _is_away(source._array) else _kernels.zeros
             grads[j] = _constant(zeros(source.shape, source.dtype))
         elif not owned[j]:
             grads[j] = _constant(_copied((<Tensor> grads[j])._array))

@@ -74,6 +74,35 @@ def test_bits_of_large_products_do_not_depend_on_the_threads(dtype):
     assert_same_bits(found[3], found[1])
 
 
+@either_dtype
+def test_passes_over_memory_do_not_depend_on_the_threads(dtype):
+    """Gathering rows, clearing, sums of squares and optimisers' steps, of sizes that are no multiple of a piece."""
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(3001, 203)).astype(dtype)
+    index = rng.integers(0, 3001, 2777)
+    found = {}
+    try:
+        for n in (1, 2, 3):
+            tr.set_num_threads(n)
+            param = tr.tensor(table, requires_grad=True)
+            taken = tr.ops.take(param, index)
+            (taken * taken).sum().backward()
+            norm = tr.clip_grad_norm([param], np.inf)
+            gradient = param.grad.numpy().copy()
+            for make in (tr.optim.SGD, tr.optim.RMSprop, tr.optim.AdamW):
+                make([param], lr=0.1).step()
+            found[n] = [taken.numpy(), gradient, np.array(norm), param.numpy().copy()]
+    finally:
+        tr.set_num_threads(None)
+    assert_same_bits(found[2], found[1])
+    assert_same_bits(found[3], found[1])
+    expected = np.zeros_like(table)
+    np.add.at(expected, index, 2 * table[index])
+    assert_same_bits([found[1][0]], [table[index]])
+    np.testing.assert_allclose(found[1][1], expected, rtol=1e-5)
+    assert found[1][2] == pytest.approx(np.linalg.norm(expected.astype(float)), rel=1e-6)
+
+
 def assert_rows_are_their_own(cell, task, splits):
     """Values, and gradients of inputs and initial states, of some rows do not depend on the rows beside them."""
     n = 1 + len(task.state)

@@ -111,7 +111,7 @@ def add_at(buffer: Array, g: Array, index: Any) -> None:
 
 
 def scatter(g: Array, shape: tuple[int, ...], index: Any) -> Array:
-    buffer = np.zeros(shape, g.dtype)
+    buffer: Array = kernels.zeros(shape, g.dtype)
     add_at(buffer, g, index)
     return buffer
 
@@ -125,7 +125,7 @@ def add_rows(buffer: Array, g: Array, indices: Array) -> None:
 
 
 def scatter_rows(g: Array, indices: Array, shape: tuple[int, ...]) -> Array:
-    buffer = np.zeros(shape, g.dtype)
+    buffer: Array = kernels.zeros(shape, g.dtype)
     kernels.add_rows(buffer, indices, g)
     return buffer
 
@@ -133,10 +133,7 @@ def scatter_rows(g: Array, indices: Array, shape: tuple[int, ...]) -> Array:
 # -- the time loop -----------------------------------------------------------------------------------------------------
 
 empty = kernels.empty
-
-
-def zeros(shape: tuple[int, ...], dtype: np.dtype) -> Array:
-    return np.zeros(shape, dtype)
+zeros = kernels.zeros
 
 
 def matrix(x: Array, rows: int, columns: int) -> Array:
