@@ -253,13 +253,21 @@ def empty(tuple shape, dtype):
     return array
 
 
-cdef Py_ssize_t _threads_for(Py_ssize_t n_bytes):
-    """How many threads a pass over so much memory is worth: from a quarter of a megabyte each."""
-    return max(1, min(n_bytes // LARGE, <Py_ssize_t> get_num_threads()))
+ctypedef void (*Piece)(const void *work, Py_ssize_t k) noexcept nogil
+
+
+cdef _pass_over(Py_ssize_t n_bytes, Py_ssize_t pieces, Piece piece, const void *work):
+    """piece(work, k) for all k: a pass over so much memory, by a thread for each quarter of a megabyte."""
+    cdef Py_ssize_t threads = max(1, min(n_bytes // LARGE, <Py_ssize_t> get_num_threads()))
+    if pieces == 1:         # sooner done than the lock is let go
+        piece(work, 0)
+        return
+    with nogil:
+        share(pieces, threads, piece, work)
 
 
 cdef enum:
-    STRETCH = 1 << 14       # elements, or a quarter of the bytes, that a thread passes over in one go
+    STRETCH = 1 << 14       # elements that a thread passes over in one go
 
 cdef struct Pass:
     Py_ssize_t n            # of bytes, elements or rows in all
@@ -285,9 +293,7 @@ def zeros(tuple shape, dtype):
         return np.zeros(shape, dtype)
     array = empty(shape, dtype)
     o.n, o.each, o.to = cnp.PyArray_NBYTES(array), 4 * STRETCH, cnp.PyArray_BYTES(array)
-    cdef Py_ssize_t threads = _threads_for(o.n)
-    with nogil:
-        share((o.n + o.each - 1) // o.each, threads, _clear, &o)
+    _pass_over(o.n, (o.n + o.each - 1) // o.each, _clear, &o)
     return array
 
 
@@ -381,7 +387,7 @@ def take_rows(table, index):
     o.each = 1 + STRETCH // max(o.width, 1)
     o.single, o.index = rows.dtype == np.float32, <const int64_t *> cnp.PyArray_DATA(which)
     o.to, o.source = cnp.PyArray_BYTES(out), cnp.PyArray_BYTES(rows)
-    share((o.n + o.each - 1) // o.each, _threads_for(cnp.PyArray_NBYTES(out)), _take, &o)
+    _pass_over(cnp.PyArray_NBYTES(out), (o.n + o.each - 1) // o.each, _take, &o)
     return out
 
 
@@ -416,7 +422,7 @@ def sumsq(array):
     o.n, o.each, o.single, o.source = source.size, STRETCH, source.dtype == np.float32, cnp.PyArray_BYTES(source)
     sums.resize((o.n + o.each - 1) // o.each)
     o.sums = sums.data()
-    share(sums.size(), _threads_for(cnp.PyArray_NBYTES(source)), _sumsq, &o)
+    _pass_over(cnp.PyArray_NBYTES(source), sums.size(), _sumsq, &o)
     cdef double total = 0
     for one in sums:
         total += one
@@ -554,12 +560,10 @@ cdef struct Step:
     bint nesterov
 
 
-cdef void _update(void (*piece)(const void *, Py_ssize_t) noexcept nogil, const vector[Stretch] &stretches, Step *step):
-    """Run an update over its stretches, by threads where there are enough to pay."""
-    cdef Py_ssize_t threads = min(<Py_ssize_t> stretches.size() // 4, <Py_ssize_t> get_num_threads())
+cdef _update(Piece piece, const vector[Stretch] &stretches, Step *step):
+    """Run an update over its stretches."""
     step.stretches = stretches.data()
-    with nogil:
-        share(stretches.size(), max(threads, 1), piece, step)
+    _pass_over(4 * STRETCH * stretches.size(), stretches.size(), piece, step)
 
 
 cdef void _sgd(const void *step, Py_ssize_t k) noexcept nogil:

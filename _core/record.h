@@ -1,4 +1,5 @@
-// What the tape needs from C: the recording mode of each thread, whether its sweep frees the graph, and a fingerprint of an array's bytes.
+// What the tape needs from C: the recording mode of each thread, whether its sweep frees the graph, and a fingerprint
+// of an array's bytes.
 #ifndef TR_RECORD_H
 #define TR_RECORD_H
 

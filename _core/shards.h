@@ -34,9 +34,10 @@ inline void *arena(size_t bytes) {
     return own.memory;
 }
 
-// piece(context, k) for k in 0 .. n - 1, by `threads` threads that take one after the other: for passes over memory, whose
-// pieces do not depend on one another.
-inline void share(ptrdiff_t n, ptrdiff_t threads, void (*piece)(const void *context, ptrdiff_t k), const void *context) {
+// piece(context, k) for k in 0 .. n - 1, by `threads` threads that take one after the other: for passes over memory,
+// whose pieces do not depend on one another.
+inline void share(ptrdiff_t n, ptrdiff_t threads, void (*piece)(const void *context, ptrdiff_t k),
+                  const void *context) {
     std::atomic<ptrdiff_t> next{0};
     in_parallel(std::min(n, threads), [&](ptrdiff_t) {
         for (ptrdiff_t k; (k = next.fetch_add(1)) < n;) piece(context, k);

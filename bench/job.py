@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 import tinyrnn as tr
-from bench.record import Benchmark, Run, at_least
+from bench.record import Benchmark, Run, at_least, on_threads
 from tinyrnn.train import SentimentOptions, Task, sentiment_task
 
 BATCHES = 10
@@ -55,16 +55,14 @@ def ours(job: Task) -> Run:
     model.train()
 
     def run() -> Any:
-        tr.set_num_threads(THREADS)
         for batch in batches:
             optimiser.zero_grad()
             job.measure(model, batch, None).loss.backward()
             tr.clip_grad_norm(optimiser.params, job.options.clip)
             optimiser.step()
-        tr.set_num_threads(1)
         return loss
 
-    return run
+    return on_threads(THREADS, tr.set_num_threads, run)
 
 
 def in_torch(job: Task) -> Run:
@@ -75,11 +73,4 @@ def in_torch(job: Task) -> Run:
 
     model, batches = torch_peers.Classifier(job.model), job.train(0)[:BATCHES]
     train = torch_peers.train_classifier(model, batches, job.options.lr, job.options.clip)
-
-    def run() -> Any:
-        torch.set_num_threads(THREADS)
-        loss = train()
-        torch.set_num_threads(1)
-        return loss
-
-    return run
+    return on_threads(THREADS, torch.set_num_threads, train)

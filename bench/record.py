@@ -13,6 +13,18 @@ Factory = Callable[[], Run]
 """Sets a contender up, untimed. Raises ImportError if its library is missing."""
 
 
+def on_threads(threads: int, set_threads: Callable[[int], None], run: Run) -> Run:
+    """The run on so many threads of its library, which has one again behind it."""
+
+    def with_threads() -> object:
+        set_threads(threads)
+        result = run()
+        set_threads(1)
+        return result
+
+    return with_threads
+
+
 @dataclass(frozen=True)
 class Goal:
     """What a benchmark should reach. Make one with `at_least`, `at_most` or `share_of_peak`.

@@ -14,7 +14,7 @@ import numpy as np
 
 import tinyrnn as tr
 from bench import cells, peers
-from bench.record import Benchmark, Factory, Goal, Run, at_least, at_most, share_of_peak
+from bench.record import Benchmark, Factory, Goal, Run, at_least, at_most, on_threads, share_of_peak
 
 # T, B, I, H
 SIZES = [
@@ -208,15 +208,7 @@ def _threads(size: Size, train: bool) -> Benchmark:
     """Two threads beside one."""
 
     def ours(threads: int) -> Run:
-        run = _ours(tr.cells.LSTM(*size[2:], rng=0), size, train)
-
-        def with_threads() -> Any:
-            tr.set_num_threads(threads)
-            ys = run()
-            tr.set_num_threads(1)
-            return ys
-
-        return with_threads
+        return on_threads(threads, tr.set_num_threads, _ours(tr.cells.LSTM(*size[2:], rng=0), size, train))
 
     return Benchmark(
         f"threads-{'train' if train else 'forward'}-{'x'.join(map(str, size))}", "LSTM on 2 threads beside 1",

@@ -168,7 +168,7 @@ def test_scans_in_several_threads_at_once(any_work_is_worth_a_thread):
 
 
 FORKS = """
-import os, signal
+import os
 import numpy as np
 import tinyrnn as tr
 from tinyrnn.backend import threads

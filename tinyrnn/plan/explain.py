@@ -253,13 +253,13 @@ class _Found:
     def weight_bytes(self) -> int:
         return sum(w.size for w in self.program.weights) * self.item
 
-    def kept_buffers(self, body: Body, keep: Sequence[Tensor]) -> list[Kept]:
+    def kept_buffers(self, keep: Sequence[Tensor]) -> list[Kept]:
         """The sequences that the loop fills, each called by what it holds."""
         whole: dict[int, str] = {}
         parts: dict[int, list[str]] = {}
         reused = []
         for t, ((kind, number), _, columns) in zip(keep, self.program.keeps, strict=True):
-            side_by_side = body.one_by_one([t])
+            side_by_side = self.plan.body.one_by_one([t])
             if kind == "seq" or len(side_by_side) > 1:
                 reused += [Kept(self.notation.of(part), width(part), "loop") for part in side_by_side]
                 continue
@@ -310,9 +310,8 @@ class _Forward(_Found):
         states = [Kept(f"{s.name}'", width(s), "state") for s in step.states]
         ahead = [t for t in topological(self.plan.hoisted) if is_rowed(t) and not is_free(t)]
         held = [Kept(self.notation.of(t), width(t), "hoisted") for t in ahead if t not in self.plan.dropped]
-        kept = self.kept_buffers(self.plan.body, self.keep)
         return Pass(
-            self.merged, self.hoisted, self.phases, self.sunk, (), (*states, *kept, *held),
+            self.merged, self.hoisted, self.phases, self.sunk, (), (*states, *self.kept_buffers(self.keep), *held),
             (), (), listing(self.program), self.row_bytes(), self.weight_bytes(),
         )  # fmt: skip
 
@@ -435,7 +434,7 @@ class _Reverse(_Found):
         body, forward = self.outer.body, self.forward
         return Pass(
             self.merged, self.hoisted, self.phases, self.sunk, tuple(self.deferred),
-            tuple(self.kept_buffers(self.plan.body, self.plan.body.step.emits)), self.reads,
+            tuple(self.kept_buffers(self.plan.body.step.emits)), self.reads,
             tuple(forward.notation.of(t) for t in body.recomputed), listing(self.program), self.row_bytes(),
             self.weight_bytes(), self.optional, self.summed,
         )  # fmt: skip

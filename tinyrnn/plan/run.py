@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,8 @@ class Plan:
         n_seqs = len(step.seqs)
         ahead = script.part((*self.hoisted, *self.weights))
         self._merge, self._ahead = ahead.cut(range(n_seqs, n_seqs + len(step.params)))
+        # Views are not held: their parameter would look as if somebody else held its array.
+        self._holds_merged = all(op in FRESH for op, *_ in self._merge.actions)
         self._merged: tuple[Sequence[Tensor], int, list[Tensor]] | None = None
         arriving = (
             *(step.states[k] for k in self.read_before),
@@ -156,9 +159,9 @@ class Plan:
         """
         if not self._merge.actions:
             return
-        stamp = -1 if tape.mode() != tape.OFF else tape.stamp(params)
+        stamp = tape.stamp(params) if self._holds_merged and tape.mode() == tape.OFF else -1
         known = self._merged
-        if known is not None and stamp >= 0 and known[0] is params and known[1] == stamp:
+        if known is not None and known[1] == stamp and all(map(is_, known[0], params)):
             for slot, value in zip(self._merge.results, known[2], strict=True):
                 slots[slot] = value
             return
@@ -380,13 +383,13 @@ class Body:
             self.programs[key] = lower(self.step, keep, record, self.spare, chained, later, ending)
         return self.programs[key]
 
-    def alone(self, keep: Sequence[Tensor]) -> list[bool]:
-        """Which of the values that a run keeps have memory that no other one shares, and are not what it emits."""
-        found = [k >= len(self.step.emits) for k in range(len(keep))]
-        for chained in (True, False):
-            sources = [source for source, _, _ in self.program([True] * len(self.step.states), keep, chained).keeps]
-            found = [here and sources.count(source) == 1 for here, source in zip(found, sources, strict=True)]
-        return found
+    def alone(self, keep: Sequence[Tensor], chained: bool) -> list[bool]:
+        """Which of the values that a run keeps have memory that no other one shares, and are not what it emits.
+
+        That is so for chained programs and for others; to be asked of the one that has run.
+        """
+        sources = [source for source, _, _ in self.program([True] * len(self.step.states), keep, chained).keeps]
+        return [k >= len(self.step.emits) and sources.count(source) == 1 for k, source in enumerate(sources)]
 
     def run(
         self,
@@ -592,7 +595,7 @@ def _columns_behind(t: Tensor) -> list[tuple[Tensor, int]]:
 class Reverse:
     """The reverse of a body for one choice of what arrives and what is wanted, as a plan on the body's leaves.
 
-    values_arrive: of what the body keeps and of its totals.
+    values_arrive: of what the body keeps and of its totals. chained: whether the program that kept it is.
     seqs, kept, before, after: the numbers of the inputs, kept values and states whose forward values it reads.
     """
 
@@ -604,6 +607,7 @@ class Reverse:
         values_arrive: Sequence[bool],
         wanted_seqs: Sequence[bool],
         wanted_params: Sequence[bool],
+        chained: bool = True,
     ) -> None:
         step = body.step
         values = [t for t, here in zip((*keep, *step.totals), values_arrive, strict=True) if here]
@@ -641,7 +645,7 @@ class Reverse:
             *(step.nexts[k] for k in self.after),
             *(keep[k] for k in self.kept),
         ]
-        alone = body.alone(keep)
+        alone = body.alone(keep, chained)
         self.plan = Plan(
             Step(
                 (*(known[t] for t in order), *arriving),
@@ -676,7 +680,9 @@ def _loop_vjp(
     key = (arrived, wanted_seqs, wanted_params, tuple(id(t) for t in keep))
     if key not in body.reverses:
         with recording():
-            body.reverses[key] = Reverse(body, keep, arrived[:n_states], arrived[n_states:], wanted_seqs, wanted_params)
+            body.reverses[key] = Reverse(
+                body, keep, arrived[:n_states], arrived[n_states:], wanted_seqs, wanted_params, layout.uniform
+            )
     reverse = body.reverses[key]
     seqs = [inputs[k] for k in reverse.seqs]
     seqs += [layout.before(states[k]) for k in reverse.before]

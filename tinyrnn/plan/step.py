@@ -180,6 +180,9 @@ class Script:
 class Part:
     """actions: (op, slots of its inputs, its attributes, whether ROWS is among them, slot of its result)."""
 
+    actions: list[tuple[Any, tuple[int, ...], tuple[Any, ...], bool, int]]
+    results: list[int]
+
     def cut(self, among: range) -> tuple[Part, Part]:
         """(what can be made of the values in these slots alone, and the rest, with the results)."""
         known, first, rest = {*among}, [], []
@@ -191,9 +194,6 @@ class Part:
             else:
                 rest.append(action)
         return Part(first, [action[-1] for action in first]), Part(rest, self.results)
-
-    actions: list[tuple[Any, tuple[int, ...], tuple[Any, ...], bool, int]]
-    results: list[int]
 
     def run(self, slots: list[Any], rows: int) -> list[Tensor]:
         """Apply the ops with this many rows; fills slots."""
