@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any, Literal
 
 from rich.box import SIMPLE
@@ -176,7 +177,11 @@ def draw(path: Path, results: Sequence[Result], about: dict[str, Any]) -> None:
     columns = min(4, len(panels))
     lines = -(-len(panels) // columns)
     tallest = max(sum(len(r.ratios) for _, r in rows) for rows in panels.values())
-    inches = (4 * columns, 0.8 + lines * (0.6 + 0.16 * tallest))
+    where = f"{about['processor']}, {about['isa']}, {about['pinned to']}"
+    heading = fill(f"peer's time / tinyrnn's; black: the goal. {where}", 48 * columns)
+    titles = {name: fill(name, 44) for name in panels}
+    title = max(text.count("\n") for text in titles.values())
+    inches = (4 * columns, 1 + 0.17 * heading.count("\n") + lines * (0.6 + 0.16 * tallest + 0.17 * title))
     figure, grid = plt.subplots(lines, columns, figsize=inches, layout="constrained", squeeze=False)
     for axes, (family, rows) in zip(grid.flat, panels.items(), strict=False):
         ticks: dict[float, str] = {}
@@ -198,13 +203,12 @@ def draw(path: Path, results: Sequence[Result], about: dict[str, Any]) -> None:
         axes.set_xticks(numbers, [f"{n:g}" for n in numbers])
         axes.set_xticks([], minor=True)
         axes.axvline(1, color="grey", linewidth=0.8)
-        axes.set_title(family, fontsize=9)
+        axes.set_title(titles[family], fontsize=9)
         axes.tick_params(labelsize=7)
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
     handles = [plt.Rectangle((0, 0), 1, 1, color=f"C{k}") for k in range(len(peers))]
     figure.legend(handles, peers, loc="outside lower center", ncols=max(len(peers), 1), fontsize=8)
-    where = f"{about['processor']}, {about['isa']}, {about['pinned to']}"
-    figure.suptitle(f"peer's time / tinyrnn's; black: the goal. {where}", fontsize=9)
+    figure.suptitle(heading, fontsize=9)
     figure.savefig(path, dpi=120)
     plt.close(figure)
