@@ -154,10 +154,13 @@ inline __attribute__((always_inline)) void tile(T *c, index ldc, const T *a, Lef
         for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
             for (int v = 0; v < V; v += 64 / vector_bytes) __builtin_prefetch(c + r * ldc + v * W, 1);
+    const T *soon = b + ahead * along;
     for (const T *end = b + K * along; b != end; b += along) {
 #pragma GCC unroll 16
         for (int v = 0; v < V; v += 64 / vector_bytes)  // a line each
-            __builtin_prefetch(b + v / tile_vectors * stride + v % tile_vectors * W + ahead * along);
+            __builtin_prefetch(soon + v / tile_vectors * stride + v % tile_vectors * W);
+        soon += along;
+        asm("" : "+r"(soon));  // or the compiler keeps a pointer a line
         if (left.rs == 1) {  // a column lies in one or two lines
             __builtin_prefetch(third[0] + 2 * ahead * on);
             __builtin_prefetch(third[0] + 2 * ahead * on + (R - 1) * sizeof(T));
@@ -207,7 +210,8 @@ inline Strip<T> strip_of(int rows, std::integer_sequence<int, R...>) {
 // M rows cut into as few tiles as hold them, of equal height: `taller` of them have one row more than `each`.
 struct Rows {
     index tiles, each, taller;
-    explicit Rows(index M) : tiles((M + tile_rows - 1) / tile_rows), each(M / tiles), taller(M % tiles) {}
+    explicit Rows(index M)  // one tile, as a step of few rows has, is not worth a division
+        : tiles((M + tile_rows - 1) / tile_rows), each(tiles == 1 ? M : M / tiles), taller(M - tiles * each) {}
 };
 
 // C[M, panels] [+]= A[M, K] B[K, panels], K <= k_block; `width` counts the columns of C, the last panel may be partial.
@@ -341,7 +345,7 @@ inline void product(T *c, std::ptrdiff_t ldc, const T *a, std::ptrdiff_t lda, co
     // A few panels at a time, so that B, the larger side, streams through once. One tile of rows takes all in one call.
     const Rows rows(M);
     const index group = rows.tiles == 1 && K <= k_block<T> ? N : NR * panels_together;
-    const index groups = (N + group - 1) / group, parts = groups * rows.tiles;
+    const index groups = group == N ? 1 : (N + group - 1) / group, parts = groups * rows.tiles;
     for (index g = 0, j = 0; g < groups; ++g, j += group)
         for (index k = 0; k < K; k += k_block<T>)
             block(c + j, ldc, a + k, {lda, 1}, packed + j * K + k * NR, K * NR, rows, least(K - k, k_block<T>),

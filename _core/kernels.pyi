@@ -65,7 +65,9 @@ def adam(
 def run_loop(
     program: NDArray[np.int32],
     index: NDArray[np.int32],
-    buffers: list[tuple[int, NDArray[_Float] | None, NDArray[_Float] | None, int]],
+    places: NDArray[np.int64],
+    arrays: list[NDArray[_Float] | None],
+    others: list[NDArray[_Float] | None],
     weights: list[NDArray[_Float]],
     count: NDArray[np.int64],
     offset: NDArray[np.int64],

@@ -96,6 +96,8 @@ cdef extern from "program.h":
         Py_ssize_t instructions
         const BufferF32 *buffers
         Py_ssize_t n_buffers
+        const int32_t *moving
+        Py_ssize_t n_moving
         const float *const *weights
         const int32_t *index
         const int64_t *count
@@ -112,6 +114,8 @@ cdef extern from "program.h":
         Py_ssize_t instructions
         const BufferF64 *buffers
         Py_ssize_t n_buffers
+        const int32_t *moving
+        Py_ssize_t n_moving
         const double *const *weights
         const int32_t *index
         const int64_t *count
@@ -665,23 +669,33 @@ INSTRUCTION_FIELDS = ("kind", "code", "width", "inner", "n", "add", "index", "sp
                       "b", "b_at", "c", "c_at")
 
 
-def run_loop(cnp.ndarray program, cnp.ndarray index, list buffers, list weights, cnp.ndarray count,
-             cnp.ndarray offset, bint backwards, cuts):
+cdef bint _is_of(cnp.ndarray array, int kind):
+    return cnp.PyArray_TYPE(array) == kind and cnp.PyArray_IS_C_CONTIGUOUS(array)
+
+
+def run_loop(cnp.ndarray program, cnp.ndarray index, cnp.ndarray places, list arrays, list others, list weights,
+             cnp.ndarray count, cnp.ndarray offset, bint backwards, list cuts):
     """Run a program (program.h) over all its steps.
 
     program  (instructions, 16) int32, the fields of INSTRUCTION_FIELDS; index (n,) int32
-    buffers  (place, array, other, columns) each: see program.h; scratch has no arrays, only its columns
+    places   (buffers, 2) int64: each buffer's place (program.h) and columns
+    arrays, others  its base, None for scratch, and its other, None for most
     weights  2-D arrays (K, N) of any strides: packed here, once for the whole sequence
     count, offset  (steps,) int64: rows of a step, and where they begin in a sequence
     cuts     rows at which the batch is cut into shards, 0 first and the batch last; a thread runs each
     """
-    if program.dtype != np.int32 or index.dtype != np.int32 or count.dtype != np.int64 or offset.dtype != np.int64:
-        raise TypeError("program and index must be int32, count and offset int64")
-    dtype = next(b[1] for b in buffers if b[1] is not None).dtype
-    if dtype == np.float32:
-        _run_loop[float](program, index, buffers, weights, count, offset, backwards, cuts, 0)
-    else:
-        _run_loop[double](program, index, buffers, weights, count, offset, backwards, cuts, 0)
+    if not (_is_of(program, cnp.NPY_INT32) and _is_of(index, cnp.NPY_INT32) and _is_of(places, cnp.NPY_INT64)
+            and _is_of(count, cnp.NPY_INT64) and _is_of(offset, cnp.NPY_INT64)):
+        raise TypeError("program and index must be int32, places, count and offset int64, all in one piece")
+    if not len(arrays) == len(others) == places.shape[0]:
+        raise ValueError("arrays and others must be one for each of places")
+    for array in arrays:
+        if array is not None:
+            if cnp.PyArray_TYPE(<cnp.ndarray?> array) == cnp.NPY_FLOAT32:
+                _run_loop[float](program, index, places, arrays, others, weights, count, offset, backwards, cuts, 0)
+            else:
+                _run_loop[double](program, index, places, arrays, others, weights, count, offset, backwards, cuts, 0)
+            break
 
 
 cdef struct Panels:
@@ -699,11 +713,13 @@ cdef void _pack(const void *panels, Py_ssize_t k) noexcept nogil:
         kernels.f64.pack(<double *> p.to, <const double *> p.source, p.row, p.column, p.k, p.n)
 
 
-cdef _run_loop(cnp.ndarray program, cnp.ndarray index, list buffers, list weights, cnp.ndarray count,
-               cnp.ndarray offset, bint backwards, cuts, real which):
-    cdef Py_ssize_t n = len(buffers), shards = len(cuts) - 1, k, total = 0, rows = 0, each
+cdef _run_loop(cnp.ndarray program, cnp.ndarray index, cnp.ndarray places, list arrays, list others, list weights,
+               cnp.ndarray count, cnp.ndarray offset, bint backwards, list cuts, real which):
+    cdef Py_ssize_t n = len(arrays), shards = len(cuts) - 1, k, total = 0, rows = 0, each
+    cdef const int64_t *place = <const int64_t *> cnp.PyArray_DATA(places)
     cdef cnp.ndarray array
     cdef vector[Py_ssize_t] bounds
+    cdef vector[int32_t] moving
     cdef vector[real *] at
     cdef vector[const real *] packed
     cdef vector[BufferF32] table32
@@ -721,20 +737,21 @@ cdef _run_loop(cnp.ndarray program, cnp.ndarray index, list buffers, list weight
             rows = max(rows, bounds[k] - bounds[k - 1])
     at.resize(n * shards)
     # 1. where everything lies
-    for place, one, two, columns in buffers:
+    for k in range(n):
         base = other = NULL
-        ld = columns
-        if one is not None:
-            array = one
+        ld = place[2 * k + 1]
+        if place[2 * k] != SCRATCH and place[2 * k] != TILE and place[2 * k] != VECTOR:
+            moving.push_back(k)
+        if arrays[k] is not None:
+            array = <cnp.ndarray?> arrays[k]
             base = <real *> cnp.PyArray_DATA(array)
-            ld = cnp.PyArray_STRIDE(array, 0) // item if place != VECTOR else 0
-        if two is not None:
-            array = two
-            other = <real *> cnp.PyArray_DATA(array)
+            ld = cnp.PyArray_STRIDE(array, 0) // item if place[2 * k] != VECTOR else 0
+        if others[k] is not None:
+            other = <real *> cnp.PyArray_DATA(<cnp.ndarray?> others[k])
         if real is float:
-            table32.push_back(BufferF32(base, other, ld, place))
+            table32.push_back(BufferF32(base, other, ld, place[2 * k]))
         else:
-            table64.push_back(BufferF64(base, other, ld, place))
+            table64.push_back(BufferF64(base, other, ld, place[2 * k]))
     # 2. the weights, packed
     for array in weights:
         if real is float:
@@ -742,13 +759,13 @@ cdef _run_loop(cnp.ndarray program, cnp.ndarray index, list buffers, list weight
         else:
             total += (kernels.f64.packed_size(array.shape[0], array.shape[1]) + 15) & ~15
     if real is float:
-        loop32 = LoopF32(<const Instruction *> cnp.PyArray_DATA(program), program.shape[0], table32.data(), n, NULL,
-                         <const int32_t *> cnp.PyArray_DATA(index), <const int64_t *> cnp.PyArray_DATA(count),
+        loop32 = LoopF32(<const Instruction *> cnp.PyArray_DATA(program), program.shape[0], table32.data(), n,
+                         moving.data(), moving.size(), NULL, <const int32_t *> cnp.PyArray_DATA(index), <const int64_t *> cnp.PyArray_DATA(count),
                          <const int64_t *> cnp.PyArray_DATA(offset), count.shape[0], backwards)
         each = (kernels.f32.scratch_size(&loop32, rows) + 15) & ~15
     else:
-        loop64 = LoopF64(<const Instruction *> cnp.PyArray_DATA(program), program.shape[0], table64.data(), n, NULL,
-                         <const int32_t *> cnp.PyArray_DATA(index), <const int64_t *> cnp.PyArray_DATA(count),
+        loop64 = LoopF64(<const Instruction *> cnp.PyArray_DATA(program), program.shape[0], table64.data(), n,
+                         moving.data(), moving.size(), NULL, <const int32_t *> cnp.PyArray_DATA(index), <const int64_t *> cnp.PyArray_DATA(count),
                          <const int64_t *> cnp.PyArray_DATA(offset), count.shape[0], backwards)
         each = (kernels.f64.scratch_size(&loop64, rows) + 15) & ~15
     space = <real *> arena((total + shards * each) * sizeof(real))

@@ -51,6 +51,8 @@ template <class T> struct Loop {
     ptrdiff_t instructions;
     const Buffer<T> *buffers;
     ptrdiff_t n_buffers;
+    const int32_t *moving;     // the buffers that are elsewhere at every step: sequences, pairs, partial sums
+    ptrdiff_t n_moving;
     const T *const *weights;   // packed
     const int32_t *index;      // the columns of GATHER and SCATTER_ADD
     const int64_t *count, *offset;

@@ -61,13 +61,13 @@ template <class T> struct Operand {
     T *row(ptrdiff_t r) const { return at + r * ld; }
 };
 
-// One instruction over rows r0..r1.
-template <class T, class Table>
+// One instruction over rows r0..r1 of a step. `single`: over its only row, as it runs through most of a small loop's time.
+template <bool single, class T, class Table>
 inline void step_rows(const Loop<T> &loop, const Table &table, const Instruction &i, T *const *at, ptrdiff_t r0,
                       ptrdiff_t r1) {
     const auto operand = [&](int32_t buffer, int32_t column) {
         const Buffer<T> &b = loop.buffers[buffer];
-        return Operand<T>{at[buffer] + column - (b.place == TILE ? r0 * b.ld : 0), b.ld};
+        return Operand<T>{at[buffer] + column - (!single && b.place == TILE ? r0 * b.ld : 0), single ? 0 : b.ld};
     };
     const Operand<T> dst = operand(i.dst, i.dst_at), a = operand(i.a, i.a_at);
     const ptrdiff_t width = i.width;
@@ -75,7 +75,7 @@ inline void step_rows(const Loop<T> &loop, const Table &table, const Instruction
     case MAP: {
         const Operand<T> b = operand(i.b, i.b_at), c = operand(i.c, i.c_at);
         // Rows without gaps are one stretch. (Operands beyond the arity repeat the first one.)
-        if (!i.spread && dst.ld == width && a.ld == width && b.ld == width && c.ld == width) {
+        if (!i.spread && (single || (dst.ld == width && a.ld == width && b.ld == width && c.ld == width))) {
             table.map[i.code](dst.row(r0), a.row(r0), b.row(r0), c.row(r0), (r1 - r0) * width);
             break;
         }
@@ -91,7 +91,7 @@ inline void step_rows(const Loop<T> &loop, const Table &table, const Instruction
     case MAXIMUM: {
         const auto reduce = i.kind == SUM ? table.sum : table.amax;
         const ptrdiff_t outer = width / i.inner;
-        if (dst.ld == width && a.ld == width * i.n) {
+        if (single || (dst.ld == width && a.ld == width * i.n)) {
             reduce(dst.row(r0), a.row(r0), (r1 - r0) * outer, i.n, i.inner, i.inner);
             break;
         }
@@ -191,7 +191,8 @@ void run_loop(const Loop<T> &loop, const Table &table, ptrdiff_t first, ptrdiff_
         const ptrdiff_t s = step_number(loop, k);
         const ptrdiff_t rows = (loop.count[s] < last ? loop.count[s] : last) - first;
         if (rows <= 0) continue;
-        for (ptrdiff_t b = 0; b < loop.n_buffers; ++b) {
+        for (ptrdiff_t m = 0; m < loop.n_moving; ++m) {
+            const int32_t b = loop.moving[m];
             const Buffer<T> &buffer = loop.buffers[b];
             if (buffer.place == SEQUENCE)
                 at[b] = buffer.base + (loop.offset[s] + first) * buffer.ld;
@@ -217,9 +218,12 @@ void run_loop(const Loop<T> &loop, const Table &table, ptrdiff_t first, ptrdiff_
             }
             const Instruction *stop = i;
             while (stop < end && stop->kind != PRODUCT) ++stop;
-            for (ptrdiff_t r = 0; r < rows; r += block)
-                for (const Instruction *j = i; j < stop; ++j)
-                    step_rows(loop, table, *j, at, r, r + block < rows ? r + block : rows);
+            if (rows == 1)
+                for (const Instruction *j = i; j < stop; ++j) step_rows<true>(loop, table, *j, at, 0, 1);
+            else
+                for (ptrdiff_t r = 0; r < rows; r += block)
+                    for (const Instruction *j = i; j < stop; ++j)
+                        step_rows<false>(loop, table, *j, at, r, r + block < rows ? r + block : rows);
             i = stop;
         }
     }

@@ -164,13 +164,14 @@ cdef class Op:
     forward   (*arrays, *attributes) -> array; None for an elementwise op, whose kernel is compiled
     shape     (*shapes, *attributes) -> shape of the result; None for an elementwise op, which broadcasts
     vjps      one function an input, (g, y, *inputs, *attributes) -> gradient of that input, written with ops;
-              None where no gradient flows. With arity -1 one function, (k, g, y, inputs, *attributes).
+              None where no gradient flows. With arity -1 one function for all of them, (g, y, inputs, wanted,
+              *attributes) -> a gradient, or None, an input; `wanted` says which are needed.
               A gradient of a broadcast shape is summed to its input's shape by the tape.
     accumulate  optional, one function an input or None, (buffer, g, *arrays of the other inputs, *attributes): adds
               that input's gradient into an array in place, so that many uses of one array (time steps, embedding rows,
               a weight at every step) do not each make an array of its full size
-    multi     the op makes several results at once (see `bundle`): vjps is one function (gradients, bundle, inputs,
-              wanted, *attributes) -> a gradient an input; `gradients` has None where none arrived
+    multi     the op, of arity -1, makes several results at once (see `bundle`): g is then a list of their gradients,
+              with None where none arrived, and y the hub
     reference, domain, kink   for tests: a float64 NumPy function, intervals to draw each input from, and how
               far arguments are from a point without derivative
     """
@@ -209,6 +210,8 @@ cdef class Op:
             model = _model(args)
             return _pointwise(self, _operand(args[0], model), _operand(args[1], model),
                               _operand(args[2], model) if n == 3 else None)
+        if self.arity == 1 and n and isinstance(args[0], Tensor):
+            return _apply(self, args[:1], args[1:])
         if self.arity < 0:
             inputs, attrs = args[0], args[1:]
         else:
@@ -1380,14 +1383,14 @@ cdef class Tape:
         for k in range(len(inputs)):
             if wanted[k] is not None and not needed[<Py_ssize_t> wanted[k]]:
                 wanted[k] = None
-        if op.multi:
+        if op.arity < 0:
             shares = op.vjps(g, t, inputs, [at is not None for at in wanted], *t.attrs)
         for k in range(len(inputs)):
             if wanted[k] is None:
                 continue
             j = wanted[k]
             source = <Tensor> inputs[k]
-            if op.multi:
+            if op.arity < 0:
                 share = shares[k]
             elif (op.accumulate is not None and op.accumulate[k] is not None and not create_graph
                   and (op.arity == 1 or grads[j] is not None) and type(source._array) is not Abstract
@@ -1399,8 +1402,6 @@ cdef class Tape:
                     add_to = _device.counterpart(add_to)
                 add_to((<Tensor> grads[j])._array, (<Tensor> g)._array, *others, *t.attrs)
                 continue
-            elif op.arity < 0:
-                share = op.vjps(k, g, t, inputs, *t.attrs)
             else:
                 rule = op.vjps[k]
                 share = rule(g, t, *inputs, *t.attrs) if rule is not None else None
@@ -1453,7 +1454,7 @@ cdef Tensor _unshared(Tensor g, bint owned):
     if (<PyObject *> array).ob_refcnt == 2 and own and (<PyObject *> g).ob_refcnt <= 2:
         cnp.PyArray_ENABLEFLAGS(array, cnp.NPY_ARRAY_WRITEABLE)
         return g
-    return _constant(np.array(array, order="C"))
+    return _constant(cnp.PyArray_NewCopy(array, cnp.NPY_CORDER))
 
 
 cdef Tensor _seed(Tensor t, object g):

@@ -119,16 +119,16 @@ def recorded(hoists=True):
     """
     calls, original, many = [], cpu.run_loop, math.inf if hoists else 0
 
-    def record(program, buffers, weights, layout):
+    def record(program, arrays, others, weights, layout):
         memories, found = Memories(), []
-        for spec, (_, one, two, _) in zip(program.buffers, buffers, strict=True):
+        for spec, one, two in zip(program.buffers, arrays, others, strict=True):
             if spec.place == "sequence" and spec.source[0] in ("keep", "state"):
                 one[: layout.rows] = np.nan  # what the loop makes, and others may have left here
             if two is not None and layout.uniform:
                 two[...] = np.nan
             found.append((spec, memories.view(one), memories.view(two)))
         before = memories.copies()
-        original(program, buffers, weights, layout)
+        original(program, arrays, others, weights, layout)
         calls.append(Call(program, layout, found, before, memories.copies(), [w.copy() for w in weights]))
 
     with (
@@ -191,7 +191,7 @@ def in_one_piece(texts):
 
 
 def on_device(cupy, call, launch):
-    """The memories behind a call on the stand-in. launch(buffers, weights, layout)."""
+    """The memories behind a call on the stand-in. launch(arrays, others, weights, layout)."""
     room = [1] * len(call.before)  # so that the last row of a view is as long as the others
     for _, *views in call.buffers:
         for v in filter(None, views):
@@ -206,8 +206,8 @@ def on_device(cupy, call, launch):
             return cupy.broadcast_to(row, (v.rows, v.columns))
         return there[v.memory][v.offset : v.offset + v.rows * v.ld].reshape(v.rows, v.ld)
 
-    buffers = [(spec.number, view(one), view(two), spec.columns) for spec, one, two in call.buffers]
-    launch(buffers, [cupy.asarray(w) for w in call.weights], call.layout)
+    arrays, others = ([view(pair[k]) for _, *pair in call.buffers] for k in (0, 1))
+    launch(arrays, others, [cupy.asarray(w) for w in call.weights], call.layout)
     return [a.get()[: b.size] for a, b in zip(there, call.before, strict=True)]
 
 

@@ -222,8 +222,8 @@ def test_nobody_reads_what_the_loop_writes_over():
     for cell, widths in [*((made(), made.widths) for made in ODD.values()), *random_cells()]:
         plan, _ = plan_of(cell, widths)
         step = plan.body.step
-        for keep in (step.emits, (*step.emits, *(t for t in plan.body.kept if t not in step.emits))):
-            program = plan.body.program([True] * len(step.states), keep)
+        for keep in (step.emits, plan.body.emits_and_kept):
+            program = plan.body.program(plan.body.everywhere, keep)
             assert {plan.hoisted[k] for k in program.spent} <= {*plan.dropped}
             spent += len(program.spent)
     assert spent > 20

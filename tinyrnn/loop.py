@@ -140,19 +140,21 @@ def check_arguments(
         raise ValueError("xs must hold one or more time inputs, got an empty tuple")
     device = cell.device
     inputs = tuple(
-        _as_tensor(name, x, cell, device, "or a tuple of these") for name, x in zip(names, given, strict=True)
+        [_as_tensor(name, x, cell, device, "or a tuple of these") for name, x in zip(names, given, strict=True)]
     )
+    first = inputs[0].shape
     for name, x in zip(names, inputs, strict=True):
-        if x.ndim != 3:
-            raise ValueError(f"{name} must be (time, batch, features), got shape {x.shape}")
-        if x.shape[:2] != inputs[0].shape[:2]:
-            raise ValueError(f"{name} must have the time and batch of xs[0], {inputs[0].shape[:2]}, got {x.shape[:2]}")
-    if inputs[0].shape[2] != cell.input_size:
+        shape = x.shape
+        if len(shape) != 3:
+            raise ValueError(f"{name} must be (time, batch, features), got shape {shape}")
+        if shape[:2] != first[:2]:
+            raise ValueError(f"{name} must have the time and batch of xs[0], {first[:2]}, got {shape[:2]}")
+    if first[2] != cell.input_size:
         raise ValueError(
             f"{names[0]} must be (time, batch, {cell.input_size}), the input_size of this {type(cell).__name__}, got "
-            f"shape {inputs[0].shape}"
+            f"shape {first}"
         )
-    steps, rows = inputs[0].shape[:2]
+    steps, rows = first[:2]
     ends = check_lengths(lengths, steps, rows)
     states = _check_state(cell, state, rows, device)
     if check_finite:
@@ -196,7 +198,7 @@ def _fitting(cell: Cell, count: int, steps: int, rows: int, drawn: tuple[Tensor,
             f"xs must hold {needs}, as many time inputs as {type(cell).__name__}.step{inspect.signature(cell.step)} "
             f"takes before its {len(cell.states)} states, got {count}"
         )
-    return tuple(t.to(cell.device) for t in drawn)
+    return tuple(t.to(cell.device) for t in drawn) if drawn else ()
 
 
 def check_finite_sequence(name: str, x: Tensor, ends: npt.NDArray[np.int64] | None) -> None:

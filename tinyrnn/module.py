@@ -355,7 +355,7 @@ class Cell(Module):
     def initial_state(self, batch: int) -> tuple[Tensor, ...]:
         """The states before the first step: zeros, (batch, size) each."""
         batch, like = as_count("batch", batch), self._a_parameter()
-        return tuple(wrap(np.zeros((batch, size), self.dtype), like) for size in self.state_sizes)
+        return tuple([wrap(np.zeros((batch, size), self.dtype), like) for size in self.state_sizes])
 
     def draws(self, steps: int, batch: int) -> tuple[Tensor, ...]:
         """Further time inputs that the cell makes itself for every run, (steps, batch, n) each; none by default.

@@ -150,9 +150,9 @@ def vector(x: Array, row: tuple[int, ...]) -> Array:
     return x
 
 
-def run_loop(program: Any, buffers: list[Any], weights: list[Array], layout: Any) -> None:
-    """Run a plan's program over the rows of a layout; buffers and weights as `kernels.run_loop` takes them."""
+def run_loop(program: Any, arrays: list[Any], others: list[Any], weights: list[Array], layout: Any) -> None:
+    """Run a plan's program over the rows of a layout; arrays, others and weights as `kernels.run_loop` takes them."""
     kernels.run_loop(
-        program.code, program.columns, buffers, weights, layout.count, layout.offset, layout.backwards,
-        cut_rows(layout.ends, program.flops),
+        program.code, program.columns, program.places, arrays, others, weights, layout.count, layout.offset,
+        layout.backwards, cut_rows(layout.ends, layout.rows, program.flops),
     )  # fmt: skip

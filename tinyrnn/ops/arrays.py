@@ -167,9 +167,15 @@ def _concat_shape(shapes: Sequence[Shape], axis: int) -> Shape:
     return (*first[:axis], builtins.sum(s[axis] for s in shapes), *first[axis + 1 :])
 
 
-def _concat_vjp(k: int, g: Tensor, y: Tensor, inputs: Sequence[Tensor], axis: int) -> Tensor:
-    start = builtins.sum(x.shape[axis] for x in inputs[:k])
-    return _getitem(g, (slice(None),) * axis + (slice(start, start + inputs[k].shape[axis]),))
+def _concat_vjp(
+    g: Tensor, y: Tensor, inputs: Sequence[Tensor], wanted: Sequence[bool], axis: int
+) -> list[Tensor | None]:
+    before, stop = (slice(None),) * axis, 0
+    found = []
+    for x, want in zip(inputs, wanted, strict=True):
+        start, stop = stop, stop + x.shape[axis]
+        found.append(_getitem(g, (*before, slice(start, stop))) if want else None)
+    return found
 
 
 _concat = Op("concat", -1, _concat_vjp, forward=backend.concat, shape=_concat_shape)

@@ -79,7 +79,7 @@ def plan_recorded(cell: Cell, recording: Recording, step: Step, hoists: bool = T
     """The plan of a step that was made of a recording; raises PlanError that names the cell and the line."""
     try:
         plan = Plan(step, hoists)
-        plan.body.program([False] * len(step.states), plan.body.step.emits)
+        plan.body.program((False,) * len(step.states), plan.body.step.emits)
     except PlanError as error:
         at = recording.lines_of(error.op)
         raise PlanError(f"{type(cell).__name__}.step{f' ({at})' if at else ''}: {error}; {WAY_OUT}") from None

@@ -248,7 +248,7 @@ class _Found:
 
     def _is_moved(self, buffer: BufferSpec) -> bool:
         """Whether a buffer is a sequence, but for the states before a step: those were written just now."""
-        return buffer.place == "sequence" and isinstance(buffer.source, tuple) and buffer.source[0] != "before"
+        return buffer.place == "sequence" and buffer.source is not None and buffer.source[0] != "before"
 
     def weight_bytes(self) -> int:
         return sum(w.size for w in self.program.weights) * self.item
@@ -289,10 +289,10 @@ class _Forward(_Found):
                 notation.number(t, "k")
         self.name_hoisted()
         body = plan.body
-        self.keep = [*body.step.emits, *(t for t in body.kept if t not in body.step.emits)]
+        self.keep = body.emits_and_kept
         nexts = [f"{s.name}'" for s in step.states]
         self.enter(body, nexts)
-        self.loop(body, body.program([True] * len(nexts), self.keep), self.keep, nexts)
+        self.loop(body, body.program(body.everywhere, self.keep), self.keep, nexts)
         # What the outputs are made of behind the loop.
         for outer, inner in zip(plan.read_values, body.step.emits, strict=True):
             notation.names[outer] = notation.of(inner)

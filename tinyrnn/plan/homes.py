@@ -44,7 +44,7 @@ class Homes:
         later = [t for t in ever_kept if t not in keep]
         self.readers = consumers([*body.nexts, *keep, *body.totals, *later], self.nodes)
         self.scratch: dict[int, None] = {}
-        self.vectors: dict[tuple[Tensor, tuple[int, ...]], int] = {}
+        self.vectors: dict[tuple[Tensor, tuple[int, ...]], int] = {}  # the buffer of each
         self.adds_into: dict[Tensor, Tensor] = {}  # a product -> the sum that it adds itself into
         self.phase: dict[Tensor, int] = {}  # how many products a value waits for, one behind the other
         for t in self.nodes:
@@ -65,19 +65,19 @@ class Homes:
                 self.home[state] = (self._buffer("sequence", width(state), ("before", k)), 0)
                 after.append(None)
             else:
-                self.home[state] = (self._buffer("before", width(state), k), 0)
-                after.append(self._buffer("after", width(state), k))
+                self.home[state] = (self._buffer("before", width(state), ("pair", k)), 0)
+                after.append(self._buffer("after", width(state), ("pair", k)))
         recorded = [
             self._buffer("sequence", width(s), ("state", k)) if record_states[k] else None
             for k, s in enumerate(body.states)
         ]
         self._homes_of_results(after, recorded)
         self.copies += [(t, b) for k, t in enumerate(body.nexts) for b in (after[k], recorded[k]) if b is not None]
-        self.partial = {t: self._buffer("partial", width(t), k) for k, t in enumerate(body.totals)}
+        self.partial = {t: self._buffer("partial", width(t), ("sum", k)) for k, t in enumerate(body.totals)}
 
     # -- homes ---------------------------------------------------------------------------------------------------------
 
-    def _buffer(self, place: str, columns: int, source: object = None) -> int:
+    def _buffer(self, place: str, columns: int, source: tuple[str, int] | None = None) -> int:
         self.program.buffers.append(BufferSpec(place, columns, source))
         return len(self.program.buffers) - 1
 
@@ -105,7 +105,8 @@ class Homes:
     def _vector(self, s: Tensor, row: tuple[int, ...]) -> Home:
         key = (s, row)
         if key not in self.vectors:
-            self.vectors[key] = self._buffer("vector", int(np.prod(row)), key)
+            self.vectors[key] = self._buffer("vector", int(np.prod(row)), ("vector", len(self.program.vectors)))
+            self.program.vectors.append(key)
         return self.vectors[key], 0
 
     def _view(self, t: Tensor) -> tuple[Tensor, int] | None:
@@ -169,7 +170,7 @@ class Homes:
         for t in self.keep:
             buffer, at = self._home(t)
             source = self.program.buffers[buffer].source
-            if not isinstance(source, tuple) or (source[0] != "keep" and self._resolved(t) not in self.reused):
+            if source is None or (source[0] != "keep" and self._resolved(t) not in self.reused):
                 # a view of something that is not kept itself
                 source = ("keep", len(self.program.kept_columns))
                 at = 0

@@ -55,7 +55,7 @@ class Layout:
         """Rows of a step, on average."""
         return self.rows / max(self.steps, 1)
 
-    @property
+    @cached_property
     def partial(self) -> int:
         """Rows of a sum over steps as the loop makes it: one for each row that runs and each block of SUM_STEPS."""
         return -(-self.steps // SUM_STEPS) * int(self.count[:1].sum())
@@ -68,7 +68,7 @@ class Layout:
     @cached_property
     def reversed(self) -> Layout:
         other = Layout(self.ends, not self.backwards)
-        for name in ("steps", "count", "offset", "uniform", "rows"):
+        for name in ("steps", "count", "offset", "uniform", "rows", "partial"):
             other.__dict__[name] = getattr(self, name)
         return other
 

@@ -348,8 +348,8 @@ class _Lowering(Homes):
                     i[name] = buffer
                     i[f"{name}_at"] += at
         old, new = program.buffers[kept].source, program.buffers[buffer].source
-        assert isinstance(old, tuple)
-        assert isinstance(new, tuple)
+        assert old is not None
+        assert new is not None
         program.keeps = [(new, at + a, w) if source == old else (source, a, w) for source, a, w in program.keeps]
         program.kept_columns[old[1]] = 0
         program.buffers[kept] = BufferSpec("tile", 0)

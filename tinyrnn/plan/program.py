@@ -23,30 +23,26 @@ class PlanError(ValueError):
 
 @dataclass(eq=False)
 class BufferSpec:
-    """place: see program.h. columns: its width. source: what fills or receives it (see `Program.buffers`)."""
+    """place: see program.h. columns: its width. source: which array of a run it is (see `Program`); None: scratch."""
 
     place: str
     columns: int
-    source: object = None
-
-    @property
-    def number(self) -> int:
-        """The place as program.h counts it."""
-        return kernels.PLACES[self.place]
+    source: tuple[str, int] | None = None
 
     @property
     def is_kept(self) -> bool:
         """Whether it is a sequence that the loop fills with kept values."""
-        return isinstance(self.source, tuple) and self.source[0] == "keep"
+        return self.source is not None and self.source[0] == "keep"
 
 
 @dataclass(eq=False)
 class Program:
     """The instructions of a body, and what their buffers stand for.
 
-    buffers  BufferSpecs; source is for "vector": (tensor, shape of a row); for "sequence": ("seq", k) an input
-             sequence, ("state", k) all states after a step, ("before", k) those before it, ("keep", j) the j-th kept
-             buffer; for "before" and "after": the state's number; for "partial": that of the sum over steps
+    buffers  BufferSpecs; the source of a "sequence" is ("seq", k), an input sequence, ("state", k), all states after a
+             step, ("before", k), those before it, or ("keep", j), the j-th kept buffer; that of "before" and "after"
+             is ("pair", k) for state k, of "partial" ("sum", k) for the k-th sum over steps, of "vector" ("vector", k)
+    vectors  (tensor, shape of a row) of each vector: a parameter-level tensor that is repeated for all rows
     weights  the parameter-level tensors behind products, by number
     keeps    where each kept value lies: (source of its buffer, first column, columns)
     spent    the numbers of input sequences that the loop writes over
@@ -54,6 +50,7 @@ class Program:
     """
 
     buffers: list[BufferSpec] = field(default_factory=list)
+    vectors: list[tuple[Tensor, tuple[int, ...]]] = field(default_factory=list)
     weights: list[Tensor] = field(default_factory=list)
     instructions: list[dict[str, int]] = field(default_factory=list)
     index: list[int] = field(default_factory=list)
@@ -72,14 +69,19 @@ class Program:
         )  # fmt: skip
 
     @cached_property
-    def fixed(self) -> list[tuple[int, None, None, int]]:
-        """For each buffer what `kernels.run_loop` wants to know if it has no array of its own."""
-        return [(spec.number, None, None, spec.columns) for spec in self.buffers]
+    def sources(self) -> list[tuple[str, int]]:
+        """Each buffer's source; ("none", 0) for scratch."""
+        return [spec.source or ("none", 0) for spec in self.buffers]
 
     @cached_property
-    def filled(self) -> list[tuple[int, BufferSpec]]:
-        """The buffers that have, by number."""
-        return [(k, spec) for k, spec in enumerate(self.buffers) if spec.place not in ("scratch", "tile")]
+    def pairs(self) -> list[tuple[int, int]]:
+        """The buffers of states that take turns, with the states' numbers."""
+        return [(k, state) for k, (kind, state) in enumerate(self.sources) if kind == "pair"]
+
+    @cached_property
+    def places(self) -> NDArray[np.int64]:
+        """Each buffer's place, as program.h counts it, and columns."""
+        return np.array([(kernels.PLACES[spec.place], spec.columns) for spec in self.buffers], np.int64)
 
     @cached_property
     def code(self) -> NDArray[np.int32]:

@@ -101,7 +101,7 @@ class Plan:
             self._read_inside(lambda t: t in ending),
             hoists,
         )
-        self.records = [k in (*self.read_before, *self.read_after) for k in range(len(step.states))]
+        self.records = tuple(k in (*self.read_before, *self.read_after) for k in range(len(step.states)))
         script = Script((*step.seqs, *step.params))
         n_seqs = len(step.seqs)
         ahead = script.part((*self.hoisted, *self.weights))
@@ -298,6 +298,7 @@ class Body:
 
     def __init__(self, step: Step, spare: Sequence[bool], ending: Sequence[bool], hoists: bool) -> None:
         self.step, self.spare, self.ending, self.hoists = step, spare, ending, hoists
+        self.everywhere = (True,) * len(step.states)
         self.widths = [width(s) for s in step.states]
         self.seq_widths = [width(s) for s in step.seqs]
         self.programs: dict[Any, Program] = {}
@@ -318,6 +319,11 @@ class Body:
         """What the loop keeps for its reverse, beside inputs and states: enough for any gradient of any result."""
         with recording():
             return _side_by_side(self.step, _choose_kept(self.step, self._gradients))
+
+    @cached_property
+    def emits_and_kept(self) -> tuple[Tensor, ...]:
+        """What a run with gradients brings out of the loop, beside states."""
+        return (*self.step.emits, *(t for t in self.kept if t not in self.step.emits))
 
     @cached_property
     def parts(self) -> dict[Tensor, tuple[Tensor, ...]]:
@@ -374,21 +380,21 @@ class Body:
         return any(t.op is OPS["matmul"] and width(t.inputs[0]) > 256 for t in topological(step.results))
 
     def program(
-        self, record: Sequence[bool], keep: Sequence[Tensor], chained: bool = True, ends: bool = False
+        self, record: tuple[bool, ...], keep: tuple[Tensor, ...], chained: bool = True, ends: bool = False
     ) -> Program:
-        key = (tuple(record), tuple(id(t) for t in keep), chained, ends)
+        key = (record, keep, chained, ends)
         if key not in self.programs:
             later = self.kept if self._sums_in_blocks else ()
             ending = self.ending if ends else ()
             self.programs[key] = lower(self.step, keep, record, self.spare, chained, later, ending)
         return self.programs[key]
 
-    def alone(self, keep: Sequence[Tensor], chained: bool) -> list[bool]:
+    def alone(self, keep: tuple[Tensor, ...], chained: bool) -> list[bool]:
         """Which of the values that a run keeps have memory that no other one shares, and are not what it emits.
 
         That is so for chained programs and for others; to be asked of the one that has run.
         """
-        sources = [source for source, _, _ in self.program([True] * len(self.step.states), keep, chained).keeps]
+        sources = [source for source, _, _ in self.program(self.everywhere, keep, chained).keeps]
         return [k >= len(self.step.emits) and sources.count(source) == 1 for k, source in enumerate(sources)]
 
     def run(
@@ -397,7 +403,7 @@ class Body:
         params: Sequence[Tensor],
         initial: Sequence[Tensor],
         layout: Layout,
-        record: Sequence[bool],
+        record: tuple[bool, ...],
         ends: bool = False,
     ) -> tuple[list[Tensor], list[Tensor], list[Any], list[Tensor]]:
         """(emits, partial sums of totals, recorded states, None for one that was not asked for, final states)."""
@@ -406,8 +412,8 @@ class Body:
             arrays, sums, states, last = self._loop(seqs, params, initial, layout, record, self.step.emits, ends)
             recorded = [None if s is None else tape.wrap(s) for s in states]
             return [tape.wrap(a) for a in arrays], [tape.wrap(a) for a in sums], recorded, [tape.wrap(a) for a in last]
-        keep = (*self.step.emits, *(t for t in self.kept if t not in self.step.emits))
-        arrays, sums, states, _ = self._loop(seqs, params, initial, layout, [True] * len(initial), keep)
+        keep = self.emits_and_kept
+        arrays, sums, states, _ = self._loop(seqs, params, initial, layout, self.everywhere, keep)
         found: list[Any] = [*states, *arrays]
         tensors = tape.bundle(LOOP, inputs, (self, layout, keep, tuple(found)), [*found, *sums])
         n = len(states)
@@ -420,72 +426,73 @@ class Body:
         params: Sequence[Tensor],
         initial: Sequence[Tensor],
         layout: Layout,
-        record: Sequence[bool],
-        keep: Sequence[Tensor],
+        record: tuple[bool, ...],
+        keep: tuple[Tensor, ...],
         ends: bool = False,
     ) -> tuple[list[Array], list[Array], list[Array | None], list[Array]]:
         """Run the instructions: (kept sequences, partial sums, recorded states, final states) as arrays."""
         step, dtype = self.step, self.step.states[0].dtype
         program = self.program(record, keep, layout.uniform, ends)
-        rows, batch = layout.rows, layout.batch
+        rows, batch, partial = layout.rows, layout.batch, layout.partial if step.totals else 0
         device = backend.of(initial[0]._array)
+        flat = [device.matrix(t._array, rows, n) for t, n in zip(seqs, self.seq_widths, strict=True)]
         kept = [device.empty((rows, n), dtype) for n in program.kept_columns]
-        sums = [device.zeros((layout.partial, *t.shape[1:]), dtype) for t in step.totals]
+        sums = [device.zeros((partial, *t.shape[1:]), dtype) for t in step.totals]
         states: list[Array | None] = []
         pairs: list[tuple[Array, Array] | None] = []
+        befores: list[Array | None] = []
+        afters: list[Array | None] = []
         for w, first, wanted in zip(self.widths, initial, record, strict=True):
             start = first._array.reshape(batch, w)
+            whole = one = two = None
             if wanted:
                 whole = device.empty((batch + rows, w), dtype)
+                one, two = whole[:rows], whole[batch:]
+                if layout.backwards:
+                    one, two = two, one
                 whole[rows if layout.backwards else 0 :][:batch] = start
-                states.append(whole)
-            else:
-                states.append(None)
+            states.append(whole)
+            befores.append(one)
+            afters.append(two)
             if wanted and layout.uniform:
                 pairs.append(None)  # a step finds the state where the step before recorded it
             else:
                 pairs.append((start.copy(), device.empty(start.shape, dtype) if layout.uniform else start.copy()))
         values = dict(zip(step.params, params, strict=True))
-        flat = [device.matrix(t._array, rows, n) for t, n in zip(seqs, self.seq_widths, strict=True)]
-        buffers: list[tuple[int, Array | None, Array | None, int]] = [*program.fixed]
-        for number, spec in program.filled:
-            two = None
-            source: Any = spec.source
-            if spec.place == "sequence":
-                kind, k = source
-                if kind == "seq":
-                    one = flat[k]
-                elif kind == "keep":
-                    one = kept[k]
-                else:
-                    one = states[k]
-                    assert one is not None
-                    if layout.backwards == (kind == "before"):
-                        one = one[batch:]
-            elif spec.place in ("before", "after"):
-                one, two = pairs[source]
-            elif spec.place == "partial":
-                one = device.matrix(sums[source], layout.partial, spec.columns)
-            elif spec.place == "vector":
-                tensor, row = source
-                if tensor in values:
-                    one = device.vector(values[tensor]._array, row)
-                else:  # a number of the step's own
-                    key = device, tensor, row
-                    if key not in self.rows:
-                        self.rows[key] = device.vector(tensor._array, row)
-                    one = self.rows[key]
-            buffers[number] = (buffers[number][0], one, two, spec.columns)
-        weights = [values[w]._array for w in program.weights]
+        sources: dict[str, Sequence[Array | None]] = {
+            "none": (None,),
+            "seq": flat,
+            "keep": kept,
+            "state": afters,
+            "before": befores,
+            "pair": [None if pair is None else pair[0] for pair in pairs],
+            "sum": [device.matrix(a, partial, width(t)) for a, t in zip(sums, step.totals, strict=True)],
+            "vector": [
+                device.vector(values[t]._array, row) if t in values else self._number(device, t, row)
+                for t, row in program.vectors
+            ],
+        }
+        arrays = [sources[kind][k] for kind, k in program.sources]
+        others: list[Array | None] = [None] * len(arrays)
+        for number, k in program.pairs:
+            pair = pairs[k]
+            assert pair is not None
+            others[number] = pair[1]
         if layout.steps:
-            device.run_loop(program, buffers, weights, layout)
+            device.run_loop(program, arrays, others, [values[w]._array for w in program.weights], layout)
         finals = [self._final(device, pair, whole, layout) for pair, whole in zip(pairs, states, strict=True)]
-        sources = {"keep": kept, "seq": flat}
-        found = [sources[kind][k][:, at : at + w] for (kind, k), at, w in program.keeps]
+        found = [(kept if kind == "keep" else flat)[k][:, at : at + w] for (kind, k), at, w in program.keeps]
         for k, t in enumerate(keep):
             if t.ndim != 2:
                 found[k] = found[k].reshape(rows, *t.shape[1:])
         return found, sums, states, finals
+
+    def _number(self, device: Any, t: Tensor, row: tuple[int, ...]) -> Array:
+        """A number of the step's own, repeated to a row."""
+        key = device, t, row
+        if key not in self.rows:
+            self.rows[key] = device.vector(t._array, row)
+        return self.rows[key]
 
     @staticmethod
     def _final(device: Any, pair: tuple[Array, Array] | None, states: Array | None, layout: Layout) -> Array:
@@ -602,7 +609,7 @@ class Reverse:
     def __init__(
         self,
         body: Body,
-        keep: Sequence[Tensor],
+        keep: tuple[Tensor, ...],
         states_arrive: Sequence[bool],
         values_arrive: Sequence[bool],
         wanted_seqs: Sequence[bool],
@@ -677,7 +684,7 @@ def _loop_vjp(
     states, values = picked[:n_states], picked[n_states:]
     arrived = tuple(g is not None for g in gs)
     wanted_seqs, wanted_params = tuple(wanted[:n_seqs]), tuple(wanted[n_seqs : n_seqs + n_params])
-    key = (arrived, wanted_seqs, wanted_params, tuple(id(t) for t in keep))
+    key = (arrived, wanted_seqs, wanted_params, keep)
     if key not in body.reverses:
         with recording():
             body.reverses[key] = Reverse(

@@ -124,7 +124,8 @@ def stages_of(program: Any) -> Stages:
     kept = {source for source, _, _ in program.keeps}
     persistent = []
     for b, spec in enumerate(program.buffers):
-        kind, state = spec.source if spec.place == "sequence" else (spec.place, spec.source)
+        source, state = spec.source or ("none", 0)
+        kind = source if spec.place == "sequence" else spec.place
         if kind == "before":
             before[state] = b
         elif kind in ("after", "state"):
@@ -140,9 +141,9 @@ def stages_of(program: Any) -> Stages:
 # -- a program on the device -------------------------------------------------------------------------------------------
 
 
-def run_loop(program: Any, buffers: Sequence[Any], weights: Sequence[Any], layout: Any) -> None:
-    """Run a plan's program over the rows of a layout; buffers and weights as `kernels.run_loop` takes them."""
-    dtype = next(one.dtype for _, one, _, _ in buffers if one is not None)
+def run_loop(program: Any, arrays: Sequence[Any], others: Sequence[Any], weights: Sequence[Any], layout: Any) -> None:
+    """Run a plan's program over the rows of a layout; arrays, others and weights as `kernels.run_loop` takes them."""
+    dtype = next(one.dtype for one in arrays if one is not None)
     real = REALS[dtype.name]
     precision = get_precision()
     storage = precision if real == "float" and precision != "float32" else real
@@ -155,7 +156,7 @@ def run_loop(program: Any, buffers: Sequence[Any], weights: Sequence[Any], layou
             return LoopText(stages, tiling, real, storage, layout.backwards, layout.uniform)
 
         program.on_device[key] = DeviceLoop(choose(stages, this_machine(), batch, make), program.columns)
-    program.on_device[key](buffers, weights, layout)
+    program.on_device[key](arrays, others, weights, layout)
 
 
 class DeviceLoop:
@@ -174,7 +175,7 @@ class DeviceLoop:
         self.pack = kernels_of(pack_text(text.real, text.storage)).get_function("pack")
         self.columns = asarray(columns if columns.size else np.zeros(1, np.int32))
 
-    def __call__(self, buffers: Sequence[Any], weights: Sequence[Any], layout: Any) -> None:
+    def __call__(self, arrays: Sequence[Any], others: Sequence[Any], weights: Sequence[Any], layout: Any) -> None:
         text, tiling, batch = self.text, self.text.tiling, layout.batch
         dtype = np.dtype(STORAGES[text.real])
         shares = cupy().empty(max(1, 2 * len(text.folds) * batch * tiling.blocks), dtype)
@@ -182,7 +183,7 @@ class DeviceLoop:
         if not text.uniform:
             arguments += [asarray(layout.count.astype(np.int32)), asarray(layout.offset)]
         arguments += [cupy().zeros(tiling.tiles, np.uint32), shares, self.columns]
-        for (_, one, two, _), place in zip(buffers, text.stages.places, strict=True):
+        for one, two, place in zip(arrays, others, text.stages.places, strict=True):
             if place in ("sequence", "before", "after", "vector", "partial"):
                 arguments += [one, np.int64(0 if place == "vector" else one.strides[0] // one.itemsize)]
             if place in ("before", "after"):
