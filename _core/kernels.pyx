@@ -760,13 +760,15 @@ cdef _run_loop(cnp.ndarray program, cnp.ndarray index, cnp.ndarray places, list 
             total += (kernels.f64.packed_size(array.shape[0], array.shape[1]) + 15) & ~15
     if real is float:
         loop32 = LoopF32(<const Instruction *> cnp.PyArray_DATA(program), program.shape[0], table32.data(), n,
-                         moving.data(), moving.size(), NULL, <const int32_t *> cnp.PyArray_DATA(index), <const int64_t *> cnp.PyArray_DATA(count),
-                         <const int64_t *> cnp.PyArray_DATA(offset), count.shape[0], backwards)
+                         moving.data(), moving.size(), NULL, <const int32_t *> cnp.PyArray_DATA(index),
+                         <const int64_t *> cnp.PyArray_DATA(count), <const int64_t *> cnp.PyArray_DATA(offset),
+                         count.shape[0], backwards)
         each = (kernels.f32.scratch_size(&loop32, rows) + 15) & ~15
     else:
         loop64 = LoopF64(<const Instruction *> cnp.PyArray_DATA(program), program.shape[0], table64.data(), n,
-                         moving.data(), moving.size(), NULL, <const int32_t *> cnp.PyArray_DATA(index), <const int64_t *> cnp.PyArray_DATA(count),
-                         <const int64_t *> cnp.PyArray_DATA(offset), count.shape[0], backwards)
+                         moving.data(), moving.size(), NULL, <const int32_t *> cnp.PyArray_DATA(index),
+                         <const int64_t *> cnp.PyArray_DATA(count), <const int64_t *> cnp.PyArray_DATA(offset),
+                         count.shape[0], backwards)
         each = (kernels.f64.scratch_size(&loop64, rows) + 15) & ~15
     space = <real *> arena((total + shards * each) * sizeof(real))
     for array in weights:
