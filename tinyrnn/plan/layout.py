@@ -103,17 +103,6 @@ class Layout:
                 parts.append(r if s == 0 else self.batch + self.offset[s - 1] + r)
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
-    def final(self, states: Tensor) -> Tensor:
-        """The states after each row's last step, (batch, w)."""
-        if self.uniform:
-            return GETITEM(states, slice(0, self.batch) if self.backwards else slice(self.rows, None))
-        r = np.arange(self.batch)
-        if self.backwards:
-            last = np.where(self.ends > 0, r, self.rows + r)
-        else:
-            last = np.where(self.ends > 0, self.batch + self.offset[np.maximum(self.ends, 1) - 1] + r, r)
-        return take(states, last)
-
 
 @lru_cache(maxsize=64)
 def uniform_layout(steps: int, batch: int, backwards: bool) -> Layout:

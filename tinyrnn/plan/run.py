@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from itertools import islice
 from operator import is_
 from typing import Any
 
@@ -139,12 +140,12 @@ class Plan:
         slots = [*seqs, *params, *self._constants(initial[0])[len(seqs) + len(params) :]]
         self._merge_into(slots, params)
         ahead = self._ahead.run(slots, rows)
-        values, sums, states, finals = self.body.run(ahead[:n], ahead[n:], initial, layout, self.records, ends)
+        values, sums, states, afters, finals = self.body.run(ahead[:n], ahead[n:], initial, layout, self.records, ends)
         if any(t.op is not None for t in ahead):
             self._drop(slots)
         slots[self._arriving] = (
             *(layout.before(states[k]) for k in self.read_before),
-            *(layout.after(states[k]) for k in self.read_after),
+            *(afters[k] for k in self.read_after),
             *values,
             *sums,
         )
@@ -405,20 +406,21 @@ class Body:
         layout: Layout,
         record: tuple[bool, ...],
         ends: bool = False,
-    ) -> tuple[list[Tensor], list[Tensor], list[Any], list[Tensor]]:
-        """(emits, partial sums of totals, recorded states, None for one that was not asked for, final states)."""
+    ) -> tuple[list[Any], ...]:
+        """(emits, partial sums of totals, all states, those after a step, final states) as Tensors.
+
+        Of a state that `record` does not ask for, there may be None but the final ones.
+        """
         inputs = (*seqs, *params, *initial)
         if tape.mode() == tape.OFF or not any(t.requires_grad for t in inputs):
-            arrays, sums, states, last = self._loop(seqs, params, initial, layout, record, self.step.emits, ends)
-            recorded = [None if s is None else tape.wrap(s) for s in states]
-            return [tape.wrap(a) for a in arrays], [tape.wrap(a) for a in sums], recorded, [tape.wrap(a) for a in last]
+            found = self._loop(seqs, params, initial, layout, record, self.step.emits, ends)
+            return tuple([[a if a is None else tape.wrap(a) for a in arrays] for arrays in found])
         keep = self.emits_and_kept
-        arrays, sums, states, _ = self._loop(seqs, params, initial, layout, self.everywhere, keep)
-        found: list[Any] = [*states, *arrays]
-        tensors = tape.bundle(LOOP, inputs, (self, layout, keep, tuple(found)), [*found, *sums])
-        n = len(states)
-        finals = [layout.final(s) for s in tensors[:n]]
-        return tensors[n : n + len(self.step.emits)], tensors[len(found) :], tensors[:n], finals
+        values, sums, states, afters, finals = self._loop(seqs, params, initial, layout, self.everywhere, keep)
+        kept = (*states, *values)
+        tensors = iter(tape.bundle(LOOP, inputs, (self, layout, keep, kept), [*kept, *sums, *afters, *finals]))
+        own, emits, totals, after, last = ([*islice(tensors, len(a))] for a in (states, values, sums, afters, finals))
+        return emits[: len(self.step.emits)], totals, own, after, last
 
     def _loop(
         self,
@@ -429,8 +431,12 @@ class Body:
         record: tuple[bool, ...],
         keep: tuple[Tensor, ...],
         ends: bool = False,
-    ) -> tuple[list[Array], list[Array], list[Array | None], list[Array]]:
-        """Run the instructions: (kept sequences, partial sums, recorded states, final states) as arrays."""
+    ) -> tuple[list[Array], list[Array], list[Array | None], list[Array | None], list[Array]]:
+        """Run the instructions: (kept sequences, partial sums, all states, those after a step, final ones) as arrays.
+
+        All states, where they are recorded: those before the first step, (batch, w), and those after each, (rows, w),
+        in the order in which the loop makes them; backwards, those before the first step come last.
+        """
         step, dtype = self.step, self.step.states[0].dtype
         program = self.program(record, keep, layout.uniform, ends)
         rows, batch, partial = layout.rows, layout.batch, layout.partial if step.totals else 0
@@ -485,7 +491,7 @@ class Body:
         for k, t in enumerate(keep):
             if t.ndim != 2:
                 found[k] = found[k].reshape(rows, *t.shape[1:])
-        return found, sums, states, finals
+        return found, sums, states, afters, finals
 
     def _number(self, device: Any, t: Tensor, row: tuple[int, ...]) -> Array:
         """A number of the step's own, repeated to a row."""
@@ -682,7 +688,13 @@ def _loop_vjp(
     n_seqs, n_params, n_states = len(step.seqs), len(step.params), len(step.states)
     picked = [tape.pick(hub, k, len(gs), a) for k, a in enumerate(arrays)]
     states, values = picked[:n_states], picked[n_states:]
-    arrived = tuple(g is not None for g in gs)
+    all_states, ends_at = gs[:n_states], len(gs) - n_states
+    after_steps = [
+        g if whole is None else layout.after(whole) if g is None else add(g, layout.after(whole))
+        for whole, g in zip(all_states, gs[ends_at - n_states : ends_at], strict=True)
+    ]
+    gs_values, gs_sums = gs[n_states : len(arrays)], gs[len(arrays) : ends_at - n_states]
+    arrived = tuple(g is not None for g in (*after_steps, *gs_values, *gs_sums))
     wanted_seqs, wanted_params = tuple(wanted[:n_seqs]), tuple(wanted[n_seqs : n_seqs + n_params])
     key = (arrived, wanted_seqs, wanted_params, keep)
     if key not in body.reverses:
@@ -695,15 +707,17 @@ def _loop_vjp(
     seqs += [layout.before(states[k]) for k in reverse.before]
     seqs += [layout.after(states[k]) for k in reverse.after]
     seqs += [values[k] for k in reverse.kept]
-    seqs += [layout.after(g) for g in gs[:n_states] if g is not None]
-    seqs += [g for g in gs[n_states : len(arrays)] if g is not None]
-    seqs += [layout.spread(g) for g in gs[len(arrays) :] if g is not None]
+    seqs += [g for g in (*after_steps, *gs_values) if g is not None]
+    seqs += [layout.spread(g) for g in gs_sums if g is not None]
     device = backend.of(inputs[-1]._array)
-    zeros = [tape.wrap(device.zeros((layout.batch, *s.shape[1:]), s.dtype)) for s in step.states]
+    carried = [
+        tape.wrap(device.zeros((layout.batch, *s.shape[1:]), s.dtype)) if g is None else g
+        for s, g in zip(step.states, gs[ends_at:], strict=True)
+    ]
     # What was kept for a graph that goes may be written over: on the CPU, where that saves memory's time.
     ends = device is backend.cpu and tape.let_go(hub)
-    emits, totals, finals = reverse.plan.run(seqs, inputs[n_seqs : n_seqs + n_params], zeros, layout.reversed, ends)
-    for k, (g, w) in enumerate(zip(gs[:n_states], wanted[n_seqs + n_params :], strict=True)):
+    emits, totals, finals = reverse.plan.run(seqs, inputs[n_seqs : n_seqs + n_params], carried, layout.reversed, ends)
+    for k, (g, w) in enumerate(zip(all_states, wanted[n_seqs + n_params :], strict=True)):
         if g is not None and w:
             finals[k] = add(finals[k], layout.initial(g))
     flow_seqs, flow_params = iter(emits), iter(totals)
