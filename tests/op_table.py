@@ -95,7 +95,8 @@ def layer_norm(x, weight=1.0, bias=0.0, eps=1e-5):
 
 
 def dropped(x, p):
-    return np.where(np.random.default_rng(5).random(x.shape, dtype=np.float32) >= p, x / (1 - p), 0)
+    bits = np.random.default_rng(5).integers(0, 1 << 64, x.size, dtype=np.uint64).view(np.uint16)
+    return np.where(bits[: x.size].reshape(x.shape) < (1 - p) * 65536, x / (1 - p), 0)
 
 
 def scatter(g, shape, index):

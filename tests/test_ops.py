@@ -8,6 +8,7 @@ from hypothesis.extra import numpy as hnp
 from op_table import CASES, IDS, OPS
 
 import tinyrnn as tr
+from tinyrnn.ops.composite import bernoulli
 
 every_case = pytest.mark.parametrize("case", CASES, ids=IDS)
 either_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -532,3 +533,15 @@ S = tr.tensor(np.ones((2, 3)), dtype="float32")
 def test_mistakes_are_told(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("p", [0.0, 1e-3, 0.2, 0.5, 0.93, 1.0])
+def test_bernoulli(p):
+    """As often as p says, and apart from its neighbours, by 5 standard deviations."""
+    n = 300_001
+    found = bernoulli(np.random.default_rng(3), (n,), p)
+    assert found.shape == (n,)
+    assert abs(found.mean() - p) <= 5 * (p * (1 - p) / n) ** 0.5
+    for lag in (1, 2, 3, 4, 5):
+        both = (found[lag:] & found[:-lag]).mean()
+        assert abs(both - p * p) <= 5 * (2 * p * p / n) ** 0.5

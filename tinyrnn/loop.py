@@ -6,7 +6,7 @@ Notation: T steps, B rows (examples), I the width of the input, H that of the fi
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeAlias
 
@@ -316,12 +316,52 @@ def scan(
         as_size("checkpoint_every", checkpoint_every)
     inputs, states, ends = check_arguments(cell, xs, state, lengths, check_finite)
     steps, rows = inputs[0].shape[:2]
-    batch = Batch(steps, rows, ends, bool(reverse))
-    with draws(cell, len(inputs), steps, rows) as more:
-        inputs += more
-        plan, params = plan_of(cell, tuple(x.shape[2] for x in inputs), batch.layout.mean_rows, states[0].device)
-    if steps == 0:
-        return wrap(np.zeros((0, rows, cell.state_sizes[0]), cell.dtype), states[0]), states
-    seqs, first = [batch.pack(x) for x in inputs], [batch.sort(s) for s in states]
-    ys, finals = checkpoint.run(plan, seqs, params, first, batch.layout, checkpoint_every)
-    return batch.unpack(ys), tuple(batch.unsort(s) for s in finals)
+    batch = Batch(steps, rows, ends)
+    packed = [batch.pack(x) for x in inputs]
+    ys, finals = _run_packed(cell, packed, states, batch, bool(reverse), checkpoint_every)
+    return batch.unpack(ys), finals
+
+
+def scan_layer(
+    cells: Sequence[Cell],
+    xs: Tensor,
+    given: Sequence[States],
+    ends: npt.NDArray[np.int64] | None,
+    merge: Callable[[Sequence[Tensor]], Tensor] | None,
+) -> tuple[Tensor | None, list[tuple[Tensor, ...]]]:
+    """`scan` of a cell, or of two, the second in reverse, over one input: (merged outputs, final states of each).
+
+    What the directions have in common is done once: the rows of the input are brought into order, and those of the
+    merged outputs back. merge: one tensor of one a direction, of any rows; None: the outputs are not wanted.
+    """
+    if listening():
+        runs = [unroll(cell, xs, given[d], lengths=ends, reverse=d == 1) for d, cell in enumerate(cells)]
+        return merge([ys for ys, _ in runs]) if merge else None, [final for _, final in runs]
+    steps, rows = xs.shape[:2]
+    batch = Batch(steps, rows, ends)
+    packed = [batch.pack(xs)]
+    runs = []
+    for d, cell in enumerate(cells):
+        _, states, _ = check_arguments(cell, xs, given[d], None, False)
+        runs.append(_run_packed(cell, packed, states, batch, d == 1))
+    return batch.unpack(merge([ys for ys, _ in runs])) if merge else None, [final for _, final in runs]
+
+
+def _run_packed(
+    cell: Cell,
+    packed: Sequence[Tensor],
+    states: tuple[Tensor, ...],
+    batch: Batch,
+    backwards: bool,
+    checkpoint_every: int | None = None,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """(the outputs in a plan's order, the final states in the caller's). packed: inputs in a plan's order."""
+    layout = batch.layout.reversed if backwards else batch.layout
+    with draws(cell, len(packed), batch.steps, batch.rows) as more:
+        seqs = [*packed, *(batch.pack(x) for x in more)]
+        plan, params = plan_of(cell, tuple([x.shape[1] for x in seqs]), layout.mean_rows, states[0].device)
+    if batch.steps == 0:
+        return wrap(np.zeros((0, cell.state_sizes[0]), cell.dtype), states[0]), states
+    first = [batch.sort(s) for s in states]
+    ys, finals = checkpoint.run(plan, seqs, params, first, layout, checkpoint_every)
+    return ys, tuple([batch.unsort(s) for s in finals])

@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyrnn._core import kernels
-from tinyrnn.backend.threads import cut_rows
+from tinyrnn.backend.threads import count_shards, cut_rows
 
 Array = NDArray[Any]
 Axes = tuple[int, ...]
+POOLED = 1 << 17
+"""Bytes of a result from which memory that was used before is asked for: fresh pages cost more than the copying."""
 Reduce = Callable[[str, Any, int, int], Any]
 """(kind, array, first, last) -> the array reduced over the neighbouring axes first .. last-1."""
 
@@ -39,7 +41,12 @@ def broadcast_to(x: Array, shape: tuple[int, ...]) -> Array:
 
 
 def concat(arrays: Sequence[Array], axis: int) -> Array:
-    return np.concatenate(arrays, axis)
+    first = arrays[0]
+    if first.nbytes * len(arrays) < POOLED:
+        return np.concatenate(arrays, axis)
+    n = sum(a.shape[axis] for a in arrays)
+    out: Array = kernels.empty((*first.shape[:axis], n, *first.shape[axis + 1 :]), first.dtype)
+    return np.concatenate(arrays, axis, out=out)
 
 
 def add_product(buffer: Array, g: Array, a: Array) -> None:
@@ -152,7 +159,10 @@ def vector(x: Array, row: tuple[int, ...]) -> Array:
 
 def run_loop(program: Any, arrays: list[Any], others: list[Any], weights: list[Array], layout: Any) -> None:
     """Run a plan's program over the rows of a layout; arrays, others and weights as `kernels.run_loop` takes them."""
+    shards = count_shards(layout.batch, layout.rows, program.flops)
+    if shards not in layout.cuts:
+        layout.cuts[shards] = cut_rows(layout.ends, shards)
     kernels.run_loop(
         program.code, program.columns, program.places, arrays, others, weights, layout.count, layout.offset,
-        layout.backwards, cut_rows(layout.ends, layout.rows, program.flops),
+        layout.backwards, layout.cuts[shards],
     )  # fmt: skip

@@ -13,6 +13,7 @@ from tinyrnn.cells.parts import told
 from tinyrnn.checks import as_count, as_rate, put_back
 from tinyrnn.module import Cell, Initialiser
 from tinyrnn.ops import broadcast_to
+from tinyrnn.ops.composite import bernoulli
 
 
 class Wrapper(Cell):
@@ -197,7 +198,7 @@ class LearnedState(Wrapper):
 
 def _bits(cell: Cell, shape: tuple[int, ...], p: float) -> Tensor:
     """1 with probability p, else 0."""
-    return wrap((cell.rng.random(shape, dtype=np.float32) < p).astype(cell.dtype))
+    return wrap(bernoulli(cell.rng, shape, p).astype(cell.dtype))
 
 
 def _mixed(d: Tensor | float, old: Tensor, new: Tensor) -> Tensor:

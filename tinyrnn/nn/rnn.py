@@ -14,7 +14,7 @@ import numpy.typing as npt
 from tinyrnn import ops
 from tinyrnn._core.tape import Tensor, wrap
 from tinyrnn.checks import as_rate, as_rng, as_size, put_back, type_name
-from tinyrnn.loop import check_finite_sequence, check_finite_states, check_lengths, scan
+from tinyrnn.loop import check_finite_sequence, check_finite_states, check_lengths, scan_layer
 from tinyrnn.module import Cell, Module
 
 Array = npt.NDArray[Any]
@@ -150,13 +150,12 @@ class RNN(Module):
         after: RNNState = []
         for layer, cells in enumerate(self.cells):
             read = ops.dropout(xs, self.dropout, self.rng, self.training) if layer else xs
-            runs = [
-                scan(cell, read, before[len(after) + d], lengths=ends, reverse=d == 1) for d, cell in enumerate(cells)
-            ]
-            after += [final for _, final in runs]
-            if layer == self.num_layers - 1 and not return_sequences:
-                return self._last([final[0] for _, final in runs], xs, ends), after
-            ys = self.merge_directions([ys for ys, _ in runs])
+            wanted = return_sequences or layer < self.num_layers - 1
+            merge = self.merge_directions if wanted else None
+            ys, finals = scan_layer(cells, read, before[len(after) : len(after) + len(cells)], ends, merge)
+            after += finals
+            if ys is None:
+                return self._last([states[0] for states in finals], xs, ends), after
             xs = ys + xs if self.residual else ys
         return (xs.transpose(1, 0, 2) if self.batch_first else xs), after
 

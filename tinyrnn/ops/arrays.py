@@ -279,11 +279,11 @@ def _take_shape(table: Shape, indices: NDArray[np.int64]) -> Shape:
     return indices.shape + table[1:]
 
 
-_take = Op(
+TAKE = _take = Op(
     "take", 1, (lambda g, y, table, indices: _scatter_rows(g, indices, table.shape),),
     forward=backend.take, shape=_take_shape, accumulate=(backend.add_rows,),
 )  # fmt: skip
-_scatter_rows = Op(
+SCATTER_ROWS = _scatter_rows = Op(
     "scatter_rows", 1, (lambda u, y, g, indices, shape: _take(u, indices),),
     forward=backend.scatter_rows, shape=lambda g, indices, shape: shape,
 )  # fmt: skip

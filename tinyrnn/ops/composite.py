@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from tinyrnn._core.tape import Abstract, Tensor, TraceError, wrap
 from tinyrnn.backend import to_host
@@ -62,8 +64,15 @@ def dropout(x: Value, p: float, rng: np.random.Generator, training: bool = True)
             "dropout draws new numbers, which a recorded step would repeat at every time step: draw the mask outside "
             "and give it to the cell as a time input or a state, or run the cell with tr.unroll"
         )
-    mask = rng.random(x.shape, dtype=np.float32) >= p
-    return x * wrap(mask.astype(x.dtype) / x.dtype.type(1.0 - p), x)
+    mask = bernoulli(rng, x.shape, 1.0 - p)
+    return x * wrap(np.multiply(mask, 1.0 / (1.0 - p), dtype=x.dtype), x)
+
+
+def bernoulli(rng: np.random.Generator, shape: tuple[int, ...], p: float) -> NDArray[np.bool_]:
+    """True with probability p each, to the nearest 65,536th: drawing 16 bits takes a third of a float's time."""
+    n = math.prod(shape)
+    bits = rng.integers(0, 1 << 64, -(-n // 4), dtype=np.uint64).view(np.uint16)[:n]
+    return (bits < round(p * 65536)).reshape(shape)
 
 
 def _reduce(losses: Tensor, reduction: str) -> Tensor:

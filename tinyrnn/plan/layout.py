@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyrnn._core.kernels import SUM_STEPS
-from tinyrnn._core.tape import Tensor, wrap
-from tinyrnn.ops import concat, take
-from tinyrnn.ops.arrays import GETITEM, RESHAPE
+from tinyrnn._core.tape import Tensor
+from tinyrnn.ops.arrays import GETITEM, RESHAPE, SCATTER_ROWS, TAKE
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Which rows run at which step. ends: steps of each row, longest first; backwards: the last step comes first."""
+    """Which rows run at which step.
+
+    ends: steps of each row, longest first; backwards: the last step comes first; cuts: for a number of shards the rows
+    at which they begin and end, as a device cut them.
+    """
 
     ends: NDArray[np.int64]
     backwards: bool = False
+    cuts: dict[int, list[int]] = field(default_factory=dict)
 
     @cached_property
     def steps(self) -> int:
@@ -63,11 +67,11 @@ class Layout:
     def spread(self, sums: Tensor) -> Tensor:
         """For the rows of all steps those of a sum that they are added to: (partial, ..) -> (rows, ..)."""
         steps = np.repeat(np.arange(self.steps), self.count)
-        return take(sums, steps // SUM_STEPS * self.count[:1] + np.arange(self.rows) - self.offset[steps])
+        return TAKE(sums, steps // SUM_STEPS * self.count[:1] + np.arange(self.rows) - self.offset[steps])
 
     @cached_property
     def reversed(self) -> Layout:
-        other = Layout(self.ends, not self.backwards)
+        other = Layout(self.ends, not self.backwards, self.cuts)
         for name in ("steps", "count", "offset", "uniform", "rows", "partial"):
             other.__dict__[name] = getattr(self, name)
         return other
@@ -85,23 +89,26 @@ class Layout:
         cut = slice(self.rows, None) if self.backwards else slice(0, self.batch)
         return GETITEM(states, cut)
 
+    @cached_property
+    def last_of_pair(self) -> NDArray[np.int64]:
+        """Where each row's last state is, in the two buffers that took turns, one behind the other."""
+        turn = (self.steps if self.backwards else self.ends) % 2
+        return turn * self.batch + np.arange(self.batch)
+
     def before(self, states: Tensor) -> Tensor:
         """The states before every step, (rows, w)."""
         if self.uniform:
             return GETITEM(states, slice(self.batch, None) if self.backwards else slice(0, self.rows))
-        return take(states, self._before)
+        return TAKE(states, self._before)
 
     @cached_property
     def _before(self) -> NDArray[np.int64]:
-        parts = []
-        for s in range(self.steps):
-            r = np.arange(self.count[s])
-            if self.backwards:
-                going = self.count[s + 1] if s + 1 < self.steps else 0
-                parts.append(np.where(r < going, self.offset[min(s + 1, self.steps - 1)] + r, self.rows + r))
-            else:
-                parts.append(r if s == 0 else self.batch + self.offset[s - 1] + r)
-        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+        step = np.repeat(np.arange(self.steps), self.count)
+        row = np.arange(self.rows) - self.offset[step]
+        if not self.backwards:
+            return np.where(step > 0, self.batch + self.offset[step - 1] + row, row)
+        going = np.append(self.count[1:], 0)[step]
+        return np.where(row < going, self.offset[np.minimum(step + 1, self.steps - 1)] + row, self.rows + row)
 
 
 @lru_cache(maxsize=64)
@@ -117,7 +124,7 @@ class Batch:
     ends: steps of each row, in any order; None: all of them.
     """
 
-    def __init__(self, steps: int, rows: int, ends: NDArray[np.int64] | None, backwards: bool) -> None:
+    def __init__(self, steps: int, rows: int, ends: NDArray[np.int64] | None, backwards: bool = False) -> None:
         self.steps, self.rows = steps, rows
         self.order: NDArray[np.int64] | None = None
         if ends is None:
@@ -131,21 +138,19 @@ class Batch:
     def pack(self, x: Tensor) -> Tensor:
         """(steps, rows, ..) -> (rows of all steps, ..)."""
         flat = RESHAPE(x, (self.steps * self.rows, *x.shape[2:]))
-        return flat if self.order is None else take(flat, self.read)
+        return flat if self.order is None else TAKE(flat, self.read)
 
     def unpack(self, y: Tensor) -> Tensor:
         """(rows of all steps, ..) -> (steps, rows, ..), 0 where a row has ended."""
         if self.order is None:
             return RESHAPE(y, (self.steps, self.rows, *y.shape[1:]))
-        back = np.full(self.steps * self.rows, self.layout.rows)
-        back[self.read] = np.arange(self.layout.rows)
-        zero = wrap(np.zeros((1, *y.shape[1:]), y.dtype), y)
-        return take(concat([y, zero]), back.reshape(self.steps, self.rows))
+        flat = SCATTER_ROWS(y, self.read, (self.steps * self.rows, *y.shape[1:]))
+        return RESHAPE(flat, (self.steps, self.rows, *y.shape[1:]))
 
     def sort(self, s: Tensor) -> Tensor:
         """A state (rows, ..) in the plan's order."""
-        return s if self.order is None else take(s, self.order)
+        return s if self.order is None else TAKE(s, self.order)
 
     def unsort(self, s: Tensor) -> Tensor:
         """A state in the caller's order."""
-        return s if self.order is None else take(s, np.argsort(self.order))
+        return s if self.order is None else TAKE(s, np.argsort(self.order))

@@ -508,9 +508,8 @@ class Body:
             return states[: layout.batch] if layout.backwards else states[layout.rows :]
         if layout.uniform:
             return pair[layout.steps % 2]
-        odd = np.broadcast_to((layout.steps if layout.backwards else layout.ends) % 2, layout.batch)
         both: Array = device.concat(pair, 0)
-        return both[odd * layout.batch + np.arange(layout.batch)]
+        return both[layout.last_of_pair]
 
 
 MERGED = 1 << 18
