@@ -220,6 +220,11 @@ def active_table():
     return PyCapsule_New(<void *> kernels, "tinyrnn.kernels", NULL)
 
 
+def sharing():
+    """What shares work among this module's threads (`share`, shards.h), for the other compiled module."""
+    return PyCapsule_New(<void *> share, "tinyrnn.share", NULL)
+
+
 cdef class Block:
     """The memory of a large array, which goes back to the pool with the last array that views it."""
 

@@ -58,6 +58,10 @@ cdef extern from "numpy/arrayobject.h":
 
 cdef const Kernels *kernels = <const Kernels *> PyCapsule_GetPointer(_kernels.active_table(), "tinyrnn.kernels")
 
+ctypedef void (*Piece)(const void *work, Py_ssize_t k) noexcept nogil
+ctypedef void (*Share)(Py_ssize_t, Py_ssize_t, Piece, const void *) noexcept nogil
+cdef Share among_threads = <Share> PyCapsule_GetPointer(_kernels.sharing(), "tinyrnn.share")
+
 OFF, ON, EVERYTHING = 0, 1, 2
 """Recording modes: nothing; ops of which an input requires a gradient; every op (used to record a step)."""
 
@@ -65,6 +69,8 @@ cdef enum:
     TILE = 512              # elements a gathered operand holds at a time
     MAX_DIMS = 64           # NumPy's own limit
     NOGIL_ELEMENTS = 20000  # below this, releasing the lock costs more than it frees
+    STRETCH = 1 << 14       # elements that a thread passes over in one go
+    SHARED = 1 << 16        # elements of a result for which it is worth asking a further thread
 
 cdef int64_t _clock = 0     # the order in which tensors were made; only read and written with the GIL held
 _operators = {}             # set once by bind()
@@ -1037,6 +1043,23 @@ cdef inline void _map(int code, bint single, char *out, const char *a, const cha
         kernels.f64.map[code](<double *> out, <const double *> a, <const double *> b, <const double *> c, n)
 
 
+cdef struct Map:
+    int code
+    bint single
+    char *out
+    const char *a
+    const char *b
+    const char *c
+    Py_ssize_t n
+
+
+cdef void _map_stretch(const void *work, Py_ssize_t k) noexcept nogil:
+    cdef const Map *o = <const Map *> work
+    cdef Py_ssize_t first = k * STRETCH * (4 if o.single else 8)
+    _map(o.code, o.single, o.out + first, o.a + first, o.b + first if o.b != NULL else NULL,
+         o.c + first if o.c != NULL else NULL, min(<Py_ssize_t> STRETCH, o.n - k * STRETCH))
+
+
 cdef cnp.ndarray _pointwise_arrays(Op op, tuple inputs, object into, cnp.ndarray x, object y_, object z_):
     """Run an elementwise kernel over broadcast arrays, into a new array or into `into` (contiguous, right shape)."""
     cdef cnp.ndarray out, y, z
@@ -1046,7 +1069,8 @@ cdef cnp.ndarray _pointwise_arrays(Op op, tuple inputs, object into, cnp.ndarray
     cdef bint same = cnp.PyArray_IS_C_CONTIGUOUS(x)
     cdef char *pb = NULL
     cdef char *pc = NULL
-    cdef Py_ssize_t n = cnp.PyArray_SIZE(x)
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(x), threads
+    cdef Map work
     if arity > 1:
         y = <cnp.ndarray> y_
         pb = cnp.PyArray_BYTES(y)
@@ -1068,9 +1092,11 @@ cdef cnp.ndarray _pointwise_arrays(Op op, tuple inputs, object into, cnp.ndarray
             out = _kernels.empty((<object> x).shape, x.dtype)
         if n < NOGIL_ELEMENTS:
             _map(op.code, single, cnp.PyArray_BYTES(out), cnp.PyArray_BYTES(x), pb, pc, n)
-        else:
-            with nogil:
-                _map(op.code, single, cnp.PyArray_BYTES(out), cnp.PyArray_BYTES(x), pb, pc, n)
+            return out
+        threads = min(n // SHARED, <Py_ssize_t> _kernels.get_num_threads()) if n >= 2 * SHARED else 1
+        work = Map(op.code, single, cnp.PyArray_BYTES(out), cnp.PyArray_BYTES(x), pb, pc, n)
+        with nogil:
+            among_threads((n + STRETCH - 1) // STRETCH, threads, _map_stretch, &work)
         return out
     return _pointwise_strided(op, into, [x, y_, z_][:arity])
 

@@ -76,7 +76,8 @@ def test_bits_of_large_products_do_not_depend_on_the_threads(dtype):
 
 @either_dtype
 def test_passes_over_memory_do_not_depend_on_the_threads(dtype):
-    """Gathering rows, clearing, sums of squares and optimisers' steps, of sizes that are no multiple of a piece."""
+    """Elementwise ops, gathering rows, clearing, sums of squares and optimisers' steps, of sizes that are no multiple
+    of a piece."""
     rng = np.random.default_rng(0)
     table = rng.normal(size=(3001, 203)).astype(dtype)
     index = rng.integers(0, 3001, 2777)
@@ -91,7 +92,8 @@ def test_passes_over_memory_do_not_depend_on_the_threads(dtype):
             gradient = param.grad.numpy().copy()
             for make in (tr.optim.SGD, tr.optim.RMSprop, tr.optim.AdamW):
                 make([param], lr=0.1).step()
-            found[n] = [taken.numpy(), gradient, np.array(norm), param.numpy().copy()]
+            made = [tr.tanh(taken), tr.ops.fma(taken, taken, taken)]
+            found[n] = [taken.numpy(), gradient, np.array(norm), param.numpy().copy(), *(t.numpy() for t in made)]
     finally:
         tr.set_num_threads(None)
     assert_same_bits(found[2], found[1])
