@@ -90,6 +90,14 @@ class Layout:
         return GETITEM(states, cut)
 
     @cached_property
+    def last(self) -> NDArray[np.int64]:
+        """Where each row's last state is, in an array of all of a state's."""
+        row = np.arange(self.batch)
+        if self.backwards:
+            return np.where(self.ends > 0, row, self.rows + row)
+        return np.where(self.ends > 0, self.batch + self.offset[np.maximum(self.ends, 1) - 1] + row, row)
+
+    @cached_property
     def last_of_pair(self) -> NDArray[np.int64]:
         """Where each row's last state is, in the two buffers that took turns, one behind the other."""
         turn = (self.steps if self.backwards else self.ends) % 2
@@ -153,4 +161,10 @@ class Batch:
 
     def unsort(self, s: Tensor) -> Tensor:
         """A state in the caller's order."""
-        return s if self.order is None else TAKE(s, np.argsort(self.order))
+        return s if self.order is None else TAKE(s, self._place)
+
+    @cached_property
+    def _place(self) -> NDArray[np.int64]:
+        """Where the plan has each row."""
+        assert self.order is not None
+        return np.argsort(self.order)

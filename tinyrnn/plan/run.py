@@ -503,9 +503,11 @@ class Body:
     @staticmethod
     def _final(device: Any, pair: tuple[Array, Array] | None, states: Array | None, layout: Layout) -> Array:
         """The states after each row's last step, from the two buffers that took turns, or from all states."""
-        if pair is None:
-            assert states is not None
-            return states[: layout.batch] if layout.backwards else states[layout.rows :]
+        if states is not None:
+            if layout.uniform:
+                return states[: layout.batch] if layout.backwards else states[layout.rows :]
+            return states[layout.last]
+        assert pair is not None
         if layout.uniform:
             return pair[layout.steps % 2]
         both: Array = device.concat(pair, 0)
