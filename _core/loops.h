@@ -137,10 +137,10 @@ template <class R, class T> TR_FN T reduce_row(const T *in, ptrdiff_t n) {
     return (T)total;
 }
 
-/* out[j] = reduction over k of in[k * stride + j], for a few columns j that stay in L1. */
+/* out[j] = reduction over k of in[k * stride + j], for so many columns j that their sums stay in L1. */
 template <class R, class T>
 TR_FN void reduce_columns(T *out, const T *in, ptrdiff_t n, ptrdiff_t stride, ptrdiff_t width) {
-    constexpr ptrdiff_t columns = 256;
+    constexpr ptrdiff_t columns = 1024;
     T part[columns];
     double total[columns];
     for (ptrdiff_t j0 = 0; j0 < width; j0 += columns) {
