@@ -65,6 +65,25 @@ def on_cores(n: int) -> Iterator[None]:
         os.sched_setaffinity(0, {*_pinned})
 
 
+def busy_seconds(n: int) -> float | None:
+    """For how long the cores of `on_cores(n)` have worked for anybody, a host's other guests included.
+
+    None where the system does not say, as Linux does in /proc/stat.
+    """
+    try:
+        lines = Path("/proc/stat").read_text().splitlines()
+    except OSError:
+        return None
+    times = {name: list(map(int, numbers)) for name, *numbers in map(str.split, lines) if name.startswith("cpu")}
+    found = [times.get(f"cpu{core}", []) for core in _allowed[:n]]
+    if not found or min(map(len, found)) < 8:
+        return None
+    user, nice, system, _, _, irq, softirq, steal = (
+        sum(column) for column in zip(*(t[:8] for t in found), strict=True)
+    )
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
 def machine() -> dict[str, Any]:
     """What the figures were taken on: processor, instruction set, pinning, BLAS cores, versions, load."""
     import numpy as np

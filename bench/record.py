@@ -121,7 +121,7 @@ class Result:
     ratios   peer's figure / ours, of pairs taken side by side, of each peer
     skipped  why the others did not run
     slices   how many times each contender was measured
-    held     the share of the passed time in which a core worked for this process: the rest went to others
+    held     the share of the time of the cores in use that others did not take
     """
 
     benchmark: Benchmark

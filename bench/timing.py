@@ -5,7 +5,8 @@ another one each time; a ratio is taken between slices of one round, and what is
 and their quartiles. A peer that is missing, or computes something else, is left out with the reason.
 
 On one core a slice is measured in the processor's time, which leaves out what the system gave to others meanwhile; on
-a quiet machine that is the time of the clock on the wall, and the share it is of it is reported.
+a quiet machine that is the time of the clock on the wall, and the share it is of it is reported. On several cores the
+clock on the wall counts, and what is reported is the share of the cores' time that others did not take.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.environment import cores, on_cores
+from bench.environment import busy_seconds, cores, on_cores
 from bench.record import OURS, Benchmark, Factory, Result, Run, Spread
 
 
@@ -78,7 +79,7 @@ class NotEnoughCoresError(RuntimeError):
 def _measure(
     benchmark: Benchmark, runs: dict[str, Run], factories: dict[str, Factory], budget: Budget
 ) -> tuple[dict[str, list[float]], float]:
-    """(the figures of each contender by round, the share of the time in which the core was ours)."""
+    """(the figures of each contender by round, the share of the cores' time that others did not take)."""
     if benchmark.measure == "value":
         return {name: [float(run())] for name, run in runs.items()}, 1.0  # type: ignore[arg-type]
     figures: dict[str, list[float]] = {name: [] for name in runs}
@@ -91,6 +92,7 @@ def _measure(
         lengths = {name: seconds for name, (_, seconds) in found.items()}
         rounds = min(max(int(budget.seconds / sum(lengths.values())), budget.least), budget.most)
     names = list(runs)
+    start, by_all, by_us = time.perf_counter(), busy_seconds(benchmark.threads), time.process_time()
     for k in range(rounds):
         turn = k % len(names)
         for name in names[turn:] + names[:turn]:
@@ -104,7 +106,13 @@ def _measure(
             figures[name].append((passed if benchmark.clock == "wall" else worked) / n)
             busy += worked
             wall += passed
-    return figures, min(busy / wall, 1.0)
+    if benchmark.threads == 1:
+        return figures, min(busy / wall, 1.0)
+    now, all_now, us_now = time.perf_counter(), busy_seconds(benchmark.threads), time.process_time()
+    if by_all is None or all_now is None:
+        return figures, 1.0
+    others = (all_now - by_all) - (us_now - by_us)
+    return figures, min(max(1.0 - others / (benchmark.threads * (now - start)), 0.0), 1.0)
 
 
 def _slice(run: Run, n: int, benchmark: Benchmark) -> tuple[float, float]:

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,36 @@ def test_more_cores_than_there_are():
 
     with pytest.raises(NotEnoughCoresError, match="one needs 1000 cores"):
         compare(Benchmark("one", "some", lambda: lambda: None, {}, threads=1000), QUICK)
+
+
+@pytest.mark.parametrize(("others", "judged"), [(0.0, True), (0.5, False), (None, True)])
+def test_cores_that_others_used(monkeypatch, others, judged):
+    """A ratio on several cores counts only where they were ours; a system that does not say is believed."""
+    from bench import timing
+    from bench.record import Benchmark, at_least
+
+    if timing.cores() < 2:
+        pytest.skip("needs two cores")
+
+    def busy(n):
+        return None if others is None else time.process_time() + others * n * time.perf_counter()
+
+    monkeypatch.setattr(timing, "busy_seconds", busy)
+    peers = {"peer": lambda: lambda: sum(range(30_000))}
+    run = Benchmark("one", "some", lambda: lambda: sum(range(3_000)), peers, threads=2, clock="wall")
+    result = timing.compare(run, timing.QUICK)
+    met, why = result.verdict(at_least(1e-3, "peer"), "avx2", None)
+    assert (met is True) if judged else (met, why) == (None, "others used the cores")
+    assert result.held == pytest.approx(1.0 - (others or 0.0), abs=0.02)
+
+
+def test_seconds_that_cores_worked():
+    from bench.environment import busy_seconds, cores
+
+    before = busy_seconds(1)
+    if before is None:
+        pytest.skip("this system does not say")
+    assert 0 <= before <= busy_seconds(max(cores(), 1))
 
 
 def test_what_is_not_met_is_said(tmp_path):
