@@ -78,10 +78,8 @@ def busy_seconds(n: int) -> float | None:
     found = [times.get(f"cpu{core}", []) for core in _allowed[:n]]
     if not found or min(map(len, found)) < 8:
         return None
-    user, nice, system, _, _, irq, softirq, steal = (
-        sum(column) for column in zip(*(t[:8] for t in found), strict=True)
-    )
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    idle = {3, 4}  # the columns of idle time and of waiting for input and output
+    return sum(t[k] for t in found for k in range(8) if k not in idle) / os.sysconf("SC_CLK_TCK")
 
 
 def machine() -> dict[str, Any]:
