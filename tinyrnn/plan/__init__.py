@@ -3,6 +3,8 @@
     record    the step of a cell, on shapes alone                       cell -> Step
     rewrite   what is cheaper and equal                                 Step -> Step
     run.Plan  what is hoisted, what stays in the loop, what sinks       Step -> Plan
+    frontier  where the step is cut for that
+    kept      what the loop keeps for its reverse
     lower     homes for the values of the body, and its instructions    Step -> Program
     run       a plan over a sequence; the loop's reverse, again a Plan
 

@@ -23,16 +23,16 @@ from tinyrnn import backend
 from tinyrnn._core import tape
 from tinyrnn._core.tape import Op, Tape, Tensor, abstract
 from tinyrnn.autograd import recording
-from tinyrnn.ops import add, broadcast_to, concat, exp, fma, mul, relu, sigmoid, split, sqrt, square, tanh
+from tinyrnn.ops import add, broadcast_to, exp, relu, sigmoid, split, sqrt, tanh
+from tinyrnn.plan.frontier import VIEWS, frontier_of, is_sum, made_inside, source_of
+from tinyrnn.plan.kept import choose_kept, side_by_side
 from tinyrnn.plan.layout import Layout
 from tinyrnn.plan.lower import Program, lower
-from tinyrnn.plan.rewrite import OPS, SUMS, as_columns, rewrite
+from tinyrnn.plan.rewrite import OPS, SUMS, rewrite
 from tinyrnn.plan.step import (
     STATE,
     Script,
     Step,
-    consumers,
-    is_number,
     is_repeated,
     is_rowed,
     levels,
@@ -68,10 +68,10 @@ class Plan:
             inner = {t for t in topological(step.nexts) if level[t] == STATE}.union(step.states)
             # The results that are wanted for the whole sequence, but for products, are made where their parts are.
             behind = [t for t in topological([*step.emits, *step.totals]) if level[t] == STATE and t not in inner]
-            inner.update(_made_inside(behind, inner, level))
+            inner.update(made_inside(behind, inner, level))
             outer = [t for t in behind if t not in inner]
             others = {s for t in outer for s in t.inputs or ()}.union(step.emits, step.totals) - inner - {*outer}
-            frontier = _frontier([*step.nexts, *(s for t in inner for s in t.inputs or ())], inner, others, hoists)
+            frontier = frontier_of([*step.nexts, *(s for t in inner for s in t.inputs or ())], inner, others, hoists)
             self.hoisted = sorted((t for t in frontier if is_rowed(t)), key=lambda t: t.order)
             self.weights = sorted((t for t in frontier if not is_rowed(t)), key=lambda t: t.order)
             # What the results read of the loop: its states before or after a step, and values in between.
@@ -81,7 +81,7 @@ class Plan:
             self.read_after = [k for k, t in enumerate(step.nexts) if t in reads and t not in step.states]
             wanted = reads - {*step.states, *step.nexts}
             whole = {source_of(t) for t in (*step.emits, *step.totals)}
-            whole |= {source_of(s) for t in outer for s in t.inputs or () if not _is_sum(t) or source_of(s) is not s}
+            whole |= {source_of(s) for t in outer for s in t.inputs or () if not is_sum(t) or source_of(s) is not s}
             self.read_values = sorted(wanted & whole, key=lambda t: t.order)
             self.read_sums = sorted(wanted - whole, key=lambda t: t.order)
             known: dict[Tensor, Tensor] = {}
@@ -212,83 +212,6 @@ class Plan:
                 t._array = tape.Abstract(t.shape, t.dtype)
 
 
-def _frontier(reads: Iterable[Tensor], inner: set[Tensor], outside: Iterable[Tensor], hoists: bool) -> set[Tensor]:
-    """What a loop that makes `inner` reads from before it. reads: what its ops read; outside: what others read.
-
-    Elementwise ops and reductions of rows, which wait for no state either, are left to the loop, and so are products
-    unless it hoists, but for values that are made for whole sequences anyway: on rows at hand they cost less than
-    passes over sequences. Slices that cover a value are left to it too, so that its gradient comes in one piece.
-    """
-    there = set(topological(outside))
-    found = _read_from(reads, inner, there, hoists)
-    while not (made := set(topological(found))) <= there:
-        there |= made
-        found = _read_from(reads, inner, there, hoists)
-    covered: dict[Tensor, dict[Tensor, range]] = {}
-    for t in found:
-        source, start, stop = as_columns(t)
-        if source is not t:
-            covered.setdefault(source, {})[t] = range(start, stop)
-    for source, cuts in covered.items():
-        if {c for cut in cuts.values() for c in cut} == set(range(source.shape[1])):
-            found = {*found, source} - set(cuts)
-    return found
-
-
-def _read_from(reads: Iterable[Tensor], inner: set[Tensor], there: set[Tensor], hoists: bool) -> set[Tensor]:
-    """Where a walk back from `reads` through what is light and not `there` ends."""
-    found: set[Tensor] = set()
-    stack = list(reads)
-    while stack:
-        t = stack.pop()
-        while is_repeated(t) and not is_rowed(t.inputs[0]):
-            t = t.inputs[0]  # repeated for every row: the loop reads the one row
-        if t in inner or t in found or is_number(t):
-            continue
-        if t not in there and (_is_light(t) or (not hoists and _is_product(source_of(t)))):
-            stack.extend(t.inputs)
-        else:
-            found.add(t)
-    return found
-
-
-def _is_light(t: Tensor) -> bool:
-    """Whether t is an elementwise op of rows as wide as its own, or of one column, or a reduction of rows."""
-    if t.op is None or not is_rowed(t):
-        return False
-    rowed = [s for s in t.inputs if is_rowed(s) and not (is_repeated(s) and not is_rowed(s.inputs[0]))]
-    if t.op.code >= 0:
-        return bool(rowed) and all(s.shape == t.shape or width(s) == 1 for s in rowed)
-    return bool(rowed) and t.op.name in ("sum", "max", "sum_to", "broadcast_to", "stop_gradient")
-
-
-def _is_product(t: Tensor) -> bool:
-    """Whether t is a product of rows with a matrix that is the same for all."""
-    return t.op is OPS["matmul"] and is_rowed(t.inputs[0]) and t.inputs[1].ndim == 2 and not is_rowed(t.inputs[1])
-
-
-def _made_inside(behind: Sequence[Tensor], inner: set[Tensor], level: dict[Tensor, int]) -> set[Tensor]:
-    """Which of the values behind a loop that makes `inner` it can make itself: what has rows and is no product."""
-    found: set[Tensor] = set()
-    for t in behind:
-        fits = is_rowed(t) and t.op is not OPS["matmul"] and (t.op is not OPS["concat"] or t.attrs[0] == 1)
-        if fits and all(s in inner or s in found or level[s] != STATE for s in t.inputs or ()):
-            found.add(t)
-    return found
-
-
-def _is_sum(t: Tensor) -> bool:
-    """Whether t is a sum over all rows."""
-    return t.op in (OPS["sum"], OPS["sum_to"]) and is_rowed(t.inputs[0]) and not is_rowed(t)
-
-
-def source_of(t: Tensor) -> Tensor:
-    """What t is a slice of: a slice is taken where it is read."""
-    while t.op in VIEWS and is_rowed(t.inputs[0]):
-        t = t.inputs[0]
-    return t
-
-
 class Body:
     """What is left in the loop, on leaves of its own, and its reverse.
 
@@ -319,7 +242,7 @@ class Body:
     def kept(self) -> list[Tensor]:
         """What the loop keeps for its reverse, beside inputs and states: enough for any gradient of any result."""
         with recording():
-            return _side_by_side(self.step, _choose_kept(self.step, self._gradients))
+            return side_by_side(self.step, choose_kept(self.step, self._gradients))
 
     @cached_property
     def emits_and_kept(self) -> tuple[Tensor, ...]:
@@ -516,94 +439,9 @@ class Body:
 
 MERGED = 1 << 18
 """Elements of merged parameters that a plan holds between runs, at most."""
-VIEWS = (OPS["getitem"], OPS["reshape"])
-CHEAP = (*SUMS, mul, square, fma, *VIEWS, OPS["broadcast_to"])
 FROM_RESULT = (sigmoid, tanh, relu, exp, sqrt)  # ops whose gradients are written with their results
 FRESH = (*SUMS, OPS["matmul"], OPS["concat"])  # ops whose results are never views
 LINEAR = (*SUMS, *VIEWS, *(OPS[name] for name in ("concat", "broadcast_to", "transpose", "sum_to", "scatter")))
-
-
-def _choose_kept(step: Step, expressions: Sequence[Tensor]) -> list[Tensor]:
-    """Which values of the step its reverse shall find kept, beside states and inputs; the others it computes again.
-
-    Sums, products of elements and slices of what is there are computed again, which costs less than memory, unless a
-    deferred product needs them for the whole sequence; if one number a row is all they lack, that is kept. Everything
-    else that the reverse reads is kept.
-    """
-    own = topological(step.results)
-    rowed = {t for t in own if t.op is not None and is_rowed(t)}
-    found = topological(expressions, rowed)
-    read = {t for t in found if t in rowed}
-    multiplied = {s for t in found if t.op in (OPS["matmul"], OPS["transpose"]) for s in t.inputs}
-    kept: dict[Tensor, None] = {}
-
-    def is_cheap(t: Tensor) -> bool:
-        return t.op in CHEAP and (t.op in VIEWS or t not in multiplied)
-
-    def keep(t: Tensor) -> None:
-        t = source_of(t)
-        if t in rowed and t not in step.nexts:
-            kept[t] = None
-
-    for t in own:
-        if t in read and (not is_cheap(t) or t.op in VIEWS):
-            keep(t)
-    # The columns that would have to be kept for a value to be computed again; None: no columns would do.
-    lacking: dict[Tensor, set[Tensor] | None] = {}
-    for t in own:
-        columns: set[Tensor] | None = None
-        if t not in rowed or t in kept or t in step.nexts:
-            columns = set()
-        elif not is_cheap(t):
-            columns = {t} if width(t) == 1 else None
-        elif all(lacking[s] is not None for s in t.inputs):
-            columns = {c for s in t.inputs for c in lacking[s] or () if c not in kept}
-        if columns != set() and t in read:
-            for c in columns or (t,):
-                keep(c)
-            lacking[source_of(t)] = columns = set()
-        lacking[t] = columns
-    return list(kept)
-
-
-def _side_by_side(step: Step, kept: Sequence[Tensor]) -> list[Tensor]:
-    """The kept values, with those made of all the columns of one value, slice by slice, as columns of one again.
-
-    The gradient of that one value has the same columns, and can take their place when they have been read.
-    """
-    readers = consumers(step.results, topological(step.results))
-    made: dict[Tensor, dict[int, Tensor]] = {}
-    for t in kept:
-        joined = any(r is not None and r.op is OPS["concat"] for r in readers[t])
-        if t.op.code >= 0 and t not in step.emits and not joined:
-            for source, start in _columns_behind(t):
-                made.setdefault(source, {})[start] = t
-    found = list(kept)
-    for source, by_start in made.items():
-        parts = [t for _, t in sorted(by_start.items())]
-        starts = np.cumsum([0, *map(width, parts)]).tolist()
-        if len(parts) > 1 and [*sorted(by_start), width(source)] == starts and all(t in found for t in parts):
-            found[found.index(parts[0])] = concat(parts, 1)
-            found = [t for t in found if t not in parts]
-    return found
-
-
-def _columns_behind(t: Tensor) -> list[tuple[Tensor, int]]:
-    """Of what an elementwise op is made, through sums: (value, first column) for slices as wide as its result."""
-    found, stack, seen = [], list(t.inputs), set[Tensor]()
-    while stack:
-        s = stack.pop()
-        if s in seen:
-            continue
-        seen.add(s)
-        source, start, stop = as_columns(s)
-        if source is not s and stop - start == width(t):
-            found.append((source, start))
-        elif s.op in SUMS:
-            stack.extend(s.inputs)
-        elif s.op is fma:
-            stack.append(s.inputs[2])
-    return found
 
 
 class Reverse:
