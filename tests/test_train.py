@@ -20,8 +20,12 @@ def test_it_learns_what_made_up_reviews_say(tmp_path):
     assert done
     assert trainer.progress.tested["accuracy"] >= 0.95
     critic = train.Critic(train.read_model(tmp_path))
-    assert critic.judge("w1 w2, fine w3") == ("positive", pytest.approx(1, abs=0.25))
-    assert critic.judge("a DULL w3")[0] == "negative"
+    for words, label, sign in ((["w1", "w2", ",", "fine", "w3"], "positive", 1), (["a", "dull", "w3"], "negative", -1)):
+        ids = critic.vocabulary.encode(words)
+        logit = critic.model(ids[:, None], np.array([len(ids)])).item()
+        sure = 1 / (1 + math.exp(-sign * logit))
+        assert sure > 0.5
+        assert critic.judge(" ".join(words).replace("dull", "DULL")) == (label, pytest.approx(sure, rel=1e-6))
     assert critic.unknown("a dull w3") == ["a"]
     with pytest.raises(ValueError, match="holds no word"):
         critic.judge("?!")
