@@ -344,6 +344,29 @@ cdef bint _has_whole_rows(cnp.ndarray array):
     return fits and (single or cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT64) and cnp.PyArray_STRIDE(array, 0) > 0
 
 
+cdef struct Reduction:
+    bint single, add
+    char *to
+    const char *source
+    Py_ssize_t outer, n, inner, stride
+    Py_ssize_t each         # of the inner columns that one piece takes
+
+
+cdef void _reduce(const void *work, Py_ssize_t k) noexcept nogil:
+    cdef const Reduction *o = <const Reduction *> work
+    cdef Py_ssize_t first = k * o.each * (4 if o.single else 8), inner = min(o.each, o.inner - k * o.each)
+    cdef char *to = o.to + first
+    cdef const char *source = o.source + first
+    if o.single and o.add:
+        kernels.f32.sum(<float *> to, <const float *> source, o.outer, o.n, inner, o.stride)
+    elif o.single:
+        kernels.f32.amax(<float *> to, <const float *> source, o.outer, o.n, inner, o.stride)
+    elif o.add:
+        kernels.f64.sum(<double *> to, <const double *> source, o.outer, o.n, inner, o.stride)
+    else:
+        kernels.f64.amax(<double *> to, <const double *> source, o.outer, o.n, inner, o.stride)
+
+
 def reduce(kind, array, int first, int last):
     """Sum ("sum") or maximum ("max") over the neighbouring axes first..last-1 of an array; they leave the shape."""
     cdef bint columns = _has_whole_rows(array) and first == 0 and last == 1  # as they lie: no copy of a slice
@@ -359,20 +382,18 @@ def reduce(kind, array, int first, int last):
             inner *= shape[i]
     stride = cnp.PyArray_STRIDE(source, 0) // source.itemsize if columns else inner
     cdef cnp.ndarray out = empty(shape[:first] + shape[last:], source.dtype)
-    cdef bint add = kind == "sum", single = source.dtype == np.float32
-    cdef void *to = cnp.PyArray_DATA(out)
-    cdef const void *at = cnp.PyArray_DATA(source)
+    cdef bint add = kind == "sum"
     if not add and n == 0 and out.size:
         raise ValueError("the maximum of no elements is undefined")
-    with nogil:
-        if single and add:
-            kernels.f32.sum(<float *> to, <const float *> at, outer, n, inner, stride)
-        elif single:
-            kernels.f32.amax(<float *> to, <const float *> at, outer, n, inner, stride)
-        elif add:
-            kernels.f64.sum(<double *> to, <const double *> at, outer, n, inner, stride)
-        else:
-            kernels.f64.amax(<double *> to, <const double *> at, outer, n, inner, stride)
+    cdef Reduction work = Reduction(cnp.PyArray_TYPE(source) == cnp.NPY_FLOAT32, add, cnp.PyArray_BYTES(out),
+                                    cnp.PyArray_BYTES(source), outer, n, inner, stride, inner)
+    cdef Py_ssize_t size = cnp.PyArray_NBYTES(source), pieces = 1
+    # A column's sum does not depend on its neighbours, but a single one would be seen as a row.
+    if outer == 1 and inner >= 128 and size >= 2 * LARGE and inner % 64 != 1:
+        pieces = min(size // LARGE, <Py_ssize_t> get_num_threads())
+        work.each = (inner // pieces + 63) // 64 * 64
+        pieces = (inner + work.each - 1) // work.each
+    _pass_over(size, pieces, _reduce, &work)
     return out
 
 

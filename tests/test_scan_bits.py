@@ -76,7 +76,7 @@ def test_bits_of_large_products_do_not_depend_on_the_threads(dtype):
 
 @either_dtype
 def test_passes_over_memory_do_not_depend_on_the_threads(dtype):
-    """Elementwise ops, gathering rows, clearing, sums of squares and optimisers' steps, of sizes that are no multiple
+    """Elementwise ops, reductions, gathering rows, clearing, sums of squares and optimisers' steps, of sizes that are no multiple
     of a piece."""
     rng = np.random.default_rng(0)
     table = rng.normal(size=(3001, 203)).astype(dtype)
@@ -92,7 +92,7 @@ def test_passes_over_memory_do_not_depend_on_the_threads(dtype):
             gradient = param.grad.numpy().copy()
             for make in (tr.optim.SGD, tr.optim.RMSprop, tr.optim.AdamW):
                 make([param], lr=0.1).step()
-            made = [tr.tanh(taken), tr.ops.fma(taken, taken, taken)]
+            made = [tr.tanh(taken), tr.ops.fma(taken, taken, taken), taken.sum(0), tr.ops.max(taken, 0)]
             found[n] = [taken.numpy(), gradient, np.array(norm), param.numpy().copy(), *(t.numpy() for t in made)]
     finally:
         tr.set_num_threads(None)

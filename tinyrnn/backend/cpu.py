@@ -95,6 +95,8 @@ def summed_to(reduce: Reduce, x: Any, shape: tuple[int, ...]) -> Any:
     if x.size == math.prod(shape):
         return x.reshape(shape)
     extra = x.ndim - len(shape)
+    if x.shape[extra:] == shape:
+        return reduce("sum", x, 0, extra)
     axes = tuple(i for i in range(x.ndim) if i < extra or (shape[i - extra] == 1 and x.shape[i] != 1))
     return reduced(reduce, "sum", x, axes, False).reshape(shape)
 
