@@ -76,8 +76,8 @@ def test_bits_of_large_products_do_not_depend_on_the_threads(dtype):
 
 @either_dtype
 def test_passes_over_memory_do_not_depend_on_the_threads(dtype):
-    """Elementwise ops, reductions, gathering rows, clearing, sums of squares and optimisers' steps, of sizes that are no multiple
-    of a piece."""
+    """Elementwise ops, reductions, gathering rows, clearing, sums of squares and optimisers' steps, of sizes that are
+    no multiple of a piece."""
     rng = np.random.default_rng(0)
     table = rng.normal(size=(3001, 203)).astype(dtype)
     index = rng.integers(0, 3001, 2777)
