@@ -362,20 +362,19 @@ inline std::ptrdiff_t workspace_size(std::ptrdiff_t M, std::ptrdiff_t N, std::pt
     return packed_size<T>(K, least(N, column_block)) + least(M, row_block) * K;
 }
 
-// C (M, N), rows ldc apart, = (add: +=) A (M, K) B (K, N), A and B with strides (row, column) in elements.
-// `workspace`: workspace_size(M, N, K) elements, best at a multiple of 64 bytes. C may not overlap A or B.
-template <class T>
-inline void gemm(T *c, std::ptrdiff_t ldc, const T *a, std::ptrdiff_t a_rs, std::ptrdiff_t a_cs, const T *b,
-                 std::ptrdiff_t b_rs, std::ptrdiff_t b_cs, std::ptrdiff_t M, std::ptrdiff_t N, std::ptrdiff_t K,
-                 bool add, T *workspace) {
+// C (M, N), rows ldc apart, = (add: +=) A (M, K) B (K, N), A and B with strides (row, column) in elements, for each of
+// `n_sides` pairs of A and C: what of B has to be packed is packed once for all. `workspace`: workspace_size(largest M,
+// N, K) elements, best at a multiple of 64 bytes. C may not overlap A or B.
+template <class T, class Side>
+inline void gemm(const Side *sides, std::ptrdiff_t n_sides, std::ptrdiff_t ldc, const T *b, std::ptrdiff_t b_rs,
+                 std::ptrdiff_t b_cs, std::ptrdiff_t N, std::ptrdiff_t K, bool add, T *workspace) {
     using namespace product_detail;
     constexpr index NR = panel_width<T>;
-    if (M <= 0 || N <= 0) return;
+    if (N <= 0) return;
     if (K <= 0) {
-        if (!add) zero(c, ldc, M, N);
+        for (const Side *s = sides; s != sides + n_sides && !add; ++s) zero(s->c, ldc, s->M, N);
         return;
     }
-    const index blocks = (M + row_block - 1) / row_block, rows_each = (M + blocks - 1) / blocks;  // no small last one
     for (index j0 = 0; j0 < N; j0 += column_block)
         for (index k0 = 0; k0 < K; k0 += k_block<T>) {
             const index n = least(N - j0, column_block), k = least(K - k0, k_block<T>);
@@ -387,20 +386,24 @@ inline void gemm(T *c, std::ptrdiff_t ldc, const T *a, std::ptrdiff_t a_rs, std:
                 right = workspace;
             }
             const index panel = packs ? k * NR : NR;
-            for (index i0 = 0; i0 < M; i0 += rows_each) {
-                const index m = least(M - i0, rows_each);
-                const T *left = a + i0 * a_rs + k0 * a_cs;
-                Left lies{a_rs, a_cs};
-                if (lies.is_copied<T>(m)) {
-                    T *const aside = workspace + packed_size<T>(k, n);
-                    copy(aside, k, left, a_rs, a_cs, m, k);
-                    left = aside;
-                    lies = {k, 1};
+            for (const Side *s = sides; s != sides + n_sides; ++s) {
+                const index blocks = (s->M + row_block - 1) / row_block;
+                const index rows_each = blocks ? (s->M + blocks - 1) / blocks : 0;  // no small last one
+                for (index i0 = 0; i0 < s->M; i0 += rows_each) {
+                    const index m = least(s->M - i0, rows_each);
+                    const T *left = s->a + i0 * s->rs + k0 * s->cs;
+                    Left lies{s->rs, s->cs};
+                    if (lies.is_copied<T>(m)) {
+                        T *const aside = workspace + packed_size<T>(k, n);
+                        copy(aside, k, left, s->rs, s->cs, m, k);
+                        left = aside;
+                        lies = {k, 1};
+                    }
+                    const Rows rows(m);
+                    for (index j = 0; j < n; j += panels_together * NR)
+                        block(s->c + i0 * ldc + j0 + j, ldc, left, lies, right + j / NR * panel, panel, rows, k,
+                              least(n - j, panels_together * NR), add || k0, packs ? NR : b_rs, [](index) {});
                 }
-                const Rows rows(m);
-                for (index j = 0; j < n; j += panels_together * NR)
-                    block(c + i0 * ldc + j0 + j, ldc, left, lies, right + j / NR * panel, panel, rows, k,
-                          least(n - j, panels_together * NR), add || k0, packs ? NR : b_rs, [](index) {});
             }
         }
 }

@@ -26,7 +26,7 @@ template <class T> ptrdiff_t scratch_of(const void *loop, ptrdiff_t rows) {
 
 template <class T> void run(const void *loop, ptrdiff_t first, ptrdiff_t last, T **at, T *scratch);
 
-template <class T, class Table> constexpr Table table() {
+template <class T, class Table, class Side> constexpr Table table() {
     return {
         {TR_POINTWISE(TR_MAP)},
         {TR_POINTWISE(TR_MAP_ROWS)},
@@ -39,7 +39,7 @@ template <class T, class Table> constexpr Table table() {
         rmsprop<T>,
         adam<T>,
         workspace_size<T>,
-        gemm<T>,
+        gemm<T, Side>,
         packed_size<T>,
         pack_b<T>,
         scratch_of<T>,
@@ -47,8 +47,8 @@ template <class T, class Table> constexpr Table table() {
     };
 }
 
-constexpr tr_Kernels_f32 table_f32 = table<float, tr_Kernels_f32>();
-constexpr tr_Kernels_f64 table_f64 = table<double, tr_Kernels_f64>();
+constexpr tr_Kernels_f32 table_f32 = table<float, tr_Kernels_f32, tr_Side_f32>();
+constexpr tr_Kernels_f64 table_f64 = table<double, tr_Kernels_f64, tr_Side_f64>();
 
 // The loop calls the elementwise kernels of its own instruction set through their table, as everybody does.
 template <class T> void run(const void *loop, ptrdiff_t first, ptrdiff_t last, T **at, T *scratch) {

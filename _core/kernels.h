@@ -26,7 +26,12 @@ extern "C" {
  * take_rows  out (n, width) = table[idx[i]];  add_rows  table[idx[i]] += src (n, width), in order.
  * sumsq      sum of squares, in double, in a fixed order.
  * sgd, rmsprop, adam  one step of an optimiser over n elements; updates.h says what the arguments are. */
-#define TR_KERNELS_OF(Name, T)                                                                   \
+#define TR_KERNELS_OF(Name, Side, T)                                                             \
+    typedef struct Side { /* of products that have B in common: A, strides rs and cs, and C */   \
+        T *c;                                                                                    \
+        const T *a;                                                                              \
+        ptrdiff_t M, rs, cs;                                                                     \
+    } Side;                                                                                      \
     typedef struct Name {                                                                        \
         void (*map[TR_N_POINTWISE])(T *out, const T *a, const T *b, const T *c, ptrdiff_t n);    \
         void (*map_rows[TR_N_POINTWISE])(T *out, ptrdiff_t ld, const T *const *in, const ptrdiff_t *lds, \
@@ -44,17 +49,16 @@ extern "C" {
                      double beta2, double scale, double eps, double decay, double shrink);       \
         /* products (gemm.h) and the time loop (scan.h); `loop` is a tr::Loop<T> */              \
         ptrdiff_t (*workspace_size)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K);                      \
-        void (*gemm)(T *c, ptrdiff_t ldc, const T *a, ptrdiff_t a_rs, ptrdiff_t a_cs, const T *b,    \
-                     ptrdiff_t b_rs, ptrdiff_t b_cs, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, bool add, \
-                     T *workspace);                                                              \
+        void (*gemm)(const Side *sides, ptrdiff_t n_sides, ptrdiff_t ldc, const T *b, ptrdiff_t b_rs, \
+                     ptrdiff_t b_cs, ptrdiff_t N, ptrdiff_t K, bool add, T *workspace);          \
         ptrdiff_t (*packed_size)(ptrdiff_t K, ptrdiff_t N);                                      \
         void (*pack)(T *packed, const T *b, ptrdiff_t rs, ptrdiff_t cs, ptrdiff_t K, ptrdiff_t N); \
         ptrdiff_t (*scratch_size)(const void *loop, ptrdiff_t rows);                             \
         void (*run_loop)(const void *loop, ptrdiff_t first, ptrdiff_t last, T **at, T *scratch); \
     } Name;
 
-TR_KERNELS_OF(tr_Kernels_f32, float)
-TR_KERNELS_OF(tr_Kernels_f64, double)
+TR_KERNELS_OF(tr_Kernels_f32, tr_Side_f32, float)
+TR_KERNELS_OF(tr_Kernels_f64, tr_Side_f64, double)
 #undef TR_KERNELS_OF
 
 typedef struct tr_Kernels {

@@ -27,6 +27,10 @@ cdef extern from "kernels.h":
         const char *name
         int arity
     const PointwiseOp tr_pointwise_ops[]
+    ctypedef struct SideF32 "tr_Side_f32":
+        float *c
+        const float *a
+        Py_ssize_t M, rs, cs
     ctypedef struct KernelsF32 "tr_Kernels_f32":
         void (*map[1])(float *, const float *, const float *, const float *, Py_ssize_t) noexcept nogil
         void (*sum)(float *, const float *, Py_ssize_t, Py_ssize_t, Py_ssize_t,
@@ -42,12 +46,16 @@ cdef extern from "kernels.h":
         void (*adam)(float *, const float *, float *, float *, Py_ssize_t, double, double, double, double, double,
                      double, double) noexcept nogil
         Py_ssize_t (*workspace_size)(Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
-        void (*gemm)(float *, Py_ssize_t, const float *, Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t, Py_ssize_t,
-                     Py_ssize_t, Py_ssize_t, Py_ssize_t, cbool, float *) noexcept nogil
+        void (*gemm)(const SideF32 *, Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t, Py_ssize_t, Py_ssize_t,
+                     Py_ssize_t, cbool, float *) noexcept nogil
         Py_ssize_t (*packed_size)(Py_ssize_t, Py_ssize_t) noexcept nogil
         void (*pack)(float *, const float *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
         Py_ssize_t (*scratch_size)(const void *, Py_ssize_t) noexcept nogil
         void (*run_loop)(const void *, Py_ssize_t, Py_ssize_t, float **, float *) noexcept nogil
+    ctypedef struct SideF64 "tr_Side_f64":
+        double *c
+        const double *a
+        Py_ssize_t M, rs, cs
     ctypedef struct KernelsF64 "tr_Kernels_f64":
         void (*map[1])(double *, const double *, const double *, const double *, Py_ssize_t) noexcept nogil
         void (*sum)(double *, const double *, Py_ssize_t, Py_ssize_t, Py_ssize_t,
@@ -63,8 +71,8 @@ cdef extern from "kernels.h":
         void (*adam)(double *, const double *, double *, double *, Py_ssize_t, double, double, double, double, double,
                      double, double) noexcept nogil
         Py_ssize_t (*workspace_size)(Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
-        void (*gemm)(double *, Py_ssize_t, const double *, Py_ssize_t, Py_ssize_t, const double *, Py_ssize_t,
-                     Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, cbool, double *) noexcept nogil
+        void (*gemm)(const SideF64 *, Py_ssize_t, Py_ssize_t, const double *, Py_ssize_t, Py_ssize_t, Py_ssize_t,
+                     Py_ssize_t, cbool, double *) noexcept nogil
         Py_ssize_t (*packed_size)(Py_ssize_t, Py_ssize_t) noexcept nogil
         void (*pack)(double *, const double *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
         Py_ssize_t (*scratch_size)(const void *, Py_ssize_t) noexcept nogil
@@ -149,20 +157,22 @@ cdef enum:
     TRACE_DOMAIN = 389047   # NumPy's domain for tracemalloc: our arrays count with its own
 
 cdef extern from "shards.h":
+    enum:
+        MOST_SIDES "tr::MOST_SIDES"
     void *arena "tr::arena"(size_t) except + nogil
     void share "tr::share"(Py_ssize_t, Py_ssize_t, void (*)(const void *, Py_ssize_t) noexcept nogil,
                            const void *) noexcept nogil
-    ctypedef void (*GemmF32)(float *, Py_ssize_t, const float *, Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t,
-                             Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, cbool, float *) noexcept nogil
-    ctypedef void (*GemmF64)(double *, Py_ssize_t, const double *, Py_ssize_t, Py_ssize_t, const double *, Py_ssize_t,
-                             Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, cbool, double *) noexcept nogil
+    ctypedef void (*GemmF32)(const SideF32 *, Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t, Py_ssize_t,
+                             Py_ssize_t, Py_ssize_t, cbool, float *) noexcept nogil
+    ctypedef void (*GemmF64)(const SideF64 *, Py_ssize_t, Py_ssize_t, const double *, Py_ssize_t, Py_ssize_t,
+                             Py_ssize_t, Py_ssize_t, cbool, double *) noexcept nogil
     ctypedef Py_ssize_t (*WorkspaceSize)(Py_ssize_t, Py_ssize_t, Py_ssize_t) noexcept nogil
-    void shared_gemm_f32 "tr::shared_gemm<float>"(
-        GemmF32, WorkspaceSize, float *, const float *, Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t, Py_ssize_t,
-        Py_ssize_t, Py_ssize_t, Py_ssize_t, cbool, Py_ssize_t) except + nogil
-    void shared_gemm_f64 "tr::shared_gemm<double>"(
-        GemmF64, WorkspaceSize, double *, const double *, Py_ssize_t, Py_ssize_t, const double *, Py_ssize_t,
-        Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, cbool, Py_ssize_t) except + nogil
+    void shared_gemm_f32 "tr::shared_gemm<float, tr_Side_f32>"(
+        GemmF32, WorkspaceSize, const SideF32 *, Py_ssize_t, const float *, Py_ssize_t, Py_ssize_t, Py_ssize_t,
+        Py_ssize_t, cbool, Py_ssize_t) except + nogil
+    void shared_gemm_f64 "tr::shared_gemm<double, tr_Side_f64>"(
+        GemmF64, WorkspaceSize, const SideF64 *, Py_ssize_t, const double *, Py_ssize_t, Py_ssize_t, Py_ssize_t,
+        Py_ssize_t, cbool, Py_ssize_t) except + nogil
     ctypedef void (*RunF32)(const void *, Py_ssize_t, Py_ssize_t, float **, float *) noexcept nogil
     ctypedef void (*RunF64)(const void *, Py_ssize_t, Py_ssize_t, double **, double *) noexcept nogil
     void run_shards_f32 "tr::run_shards<float>"(RunF32, const LoopF32 *, const Py_ssize_t *, Py_ssize_t, float **,
@@ -486,54 +496,84 @@ def matmul(a, b, into=None):
     one order, whatever M and N and the number of threads are.
     """
     cdef cnp.ndarray x = a, y = b, out
-    cdef Py_ssize_t item = cnp.PyArray_ITEMSIZE(x), k = cnp.PyArray_DIM(x, 1), threads, i
     cdef Py_ssize_t m = cnp.PyArray_DIM(x, 0), n = cnp.PyArray_DIM(y, 1)
-    cdef cnp.npy_intp shape[2]
-    cdef Py_ssize_t s[4]
-    cdef bint add = into is not None
-    if add:
+    if not (_is_whole(x) and _is_whole(y)):
+        return matmul(a.copy(), b.copy(), into)
+    if into is None:
+        out = _empty_matrix(m, n, x)
+    else:
         out = into
         if not cnp.PyArray_IS_C_CONTIGUOUS(out) or cnp.PyArray_DIM(out, 0) != m or cnp.PyArray_DIM(out, 1) != n:
             raise ValueError(f"into must be a contiguous ({m}, {n}) array")
-    elif m * n * item < LARGE:
-        shape[0], shape[1] = m, n
-        out = cnp.PyArray_EMPTY(2, shape, cnp.PyArray_TYPE(x), 0)
+    if cnp.PyArray_ITEMSIZE(x) == 4:
+        _products[float]([x], [out], y, into is not None, 0)
     else:
-        out = empty((m, n), x.dtype)
-    s[0], s[1] = cnp.PyArray_STRIDE(x, 0), cnp.PyArray_STRIDE(x, 1)
-    s[2], s[3] = cnp.PyArray_STRIDE(y, 0), cnp.PyArray_STRIDE(y, 1)
-    for i in range(4):
-        if s[i] % item:
-            return matmul(a.copy(), b.copy(), into)
-        s[i] //= item
-    threads = 1 if m * n * <double> k < 8e6 else get_num_threads()
-    if item == 4:
-        _gemm[float](out, x, y, m, n, k, s, add, threads, 0)
-    else:
-        _gemm[double](out, x, y, m, n, k, s, add, threads, 0)
+        _products[double]([x], [out], y, into is not None, 0)
     return out
 
 
-cdef _gemm(cnp.ndarray out, cnp.ndarray x, cnp.ndarray y, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, Py_ssize_t *s,
-           bint add, Py_ssize_t threads, real which):
-    cdef real *po = <real *> cnp.PyArray_DATA(out)
-    cdef const real *px = <const real *> cnp.PyArray_DATA(x)
-    cdef const real *py = <const real *> cnp.PyArray_DATA(y)
-    if m * n * k < 100000:  # sooner done than the lock is let go
+def products(list lefts, b):
+    """`matmul(a, b)` of several arrays (M, K) at once, to the same bits: what of b has to be packed is packed once."""
+    cdef cnp.ndarray x, y = b
+    cdef list outs = []
+    if len(lefts) > MOST_SIDES or not all([_is_whole(<cnp.ndarray?> x) for x in (*lefts, b)]):
+        return [matmul(x, b) for x in lefts]
+    for x in lefts:
+        outs.append(_empty_matrix(cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(y, 1), x))
+    if cnp.PyArray_ITEMSIZE(y) == 4:
+        _products[float](lefts, outs, y, False, 0)
+    else:
+        _products[double](lefts, outs, y, False, 0)
+    return outs
+
+
+cdef bint _is_whole(cnp.ndarray x):
+    """Whether the strides of a matrix are whole elements."""
+    cdef Py_ssize_t item = cnp.PyArray_ITEMSIZE(x)
+    return cnp.PyArray_STRIDE(x, 0) % item == 0 and cnp.PyArray_STRIDE(x, 1) % item == 0
+
+
+cdef cnp.ndarray _empty_matrix(Py_ssize_t m, Py_ssize_t n, cnp.ndarray like):
+    cdef cnp.npy_intp shape[2]
+    if m * n * cnp.PyArray_ITEMSIZE(like) >= LARGE:
+        return empty((m, n), like.dtype)
+    shape[0], shape[1] = m, n
+    return cnp.PyArray_EMPTY(2, shape, cnp.PyArray_TYPE(like), 0)
+
+
+cdef _products(list lefts, list outs, cnp.ndarray y, bint add, real which):
+    cdef SideF32 sides32[MOST_SIDES]
+    cdef SideF64 sides64[MOST_SIDES]
+    cdef const real *b = <const real *> cnp.PyArray_DATA(y)
+    cdef Py_ssize_t k = cnp.PyArray_DIM(y, 0), n = cnp.PyArray_DIM(y, 1), item = sizeof(real), rows = 0, i
+    cdef Py_ssize_t rs = cnp.PyArray_STRIDE(y, 0) // item, cs = cnp.PyArray_STRIDE(y, 1) // item
+    cdef Py_ssize_t n_sides = len(lefts), threads
+    cdef cnp.ndarray x, out
+    for i in range(n_sides):
+        x, out = lefts[i], outs[i]
+        rows += cnp.PyArray_DIM(x, 0)
         if real is float:
-            shared_gemm_f32(kernels.f32.gemm, kernels.f32.workspace_size, po, px, s[0], s[1], py, s[2], s[3], m, n, k,
-                            add, 1)
+            sides32[i] = SideF32(<float *> cnp.PyArray_DATA(out), <const float *> cnp.PyArray_DATA(x),
+                                 cnp.PyArray_DIM(x, 0), cnp.PyArray_STRIDE(x, 0) // item,
+                                 cnp.PyArray_STRIDE(x, 1) // item)
         else:
-            shared_gemm_f64(kernels.f64.gemm, kernels.f64.workspace_size, po, px, s[0], s[1], py, s[2], s[3], m, n, k,
-                            add, 1)
+            sides64[i] = SideF64(<double *> cnp.PyArray_DATA(out), <const double *> cnp.PyArray_DATA(x),
+                                 cnp.PyArray_DIM(x, 0), cnp.PyArray_STRIDE(x, 0) // item,
+                                 cnp.PyArray_STRIDE(x, 1) // item)
+    threads = 1 if rows * n * <double> k < 8e6 else get_num_threads()
+    if rows * n * k < 100000:  # sooner done than the lock is let go
+        if real is float:
+            shared_gemm_f32(kernels.f32.gemm, kernels.f32.workspace_size, sides32, n_sides, b, rs, cs, n, k, add, 1)
+        else:
+            shared_gemm_f64(kernels.f64.gemm, kernels.f64.workspace_size, sides64, n_sides, b, rs, cs, n, k, add, 1)
         return
     with nogil:
         if real is float:
-            shared_gemm_f32(kernels.f32.gemm, kernels.f32.workspace_size, po, px, s[0], s[1], py, s[2], s[3], m, n, k,
-                            add, threads)
+            shared_gemm_f32(kernels.f32.gemm, kernels.f32.workspace_size, sides32, n_sides, b, rs, cs, n, k, add,
+                            threads)
         else:
-            shared_gemm_f64(kernels.f64.gemm, kernels.f64.workspace_size, po, px, s[0], s[1], py, s[2], s[3], m, n, k,
-                            add, threads)
+            shared_gemm_f64(kernels.f64.gemm, kernels.f64.workspace_size, sides64, n_sides, b, rs, cs, n, k, add,
+                            threads)
 
 
 # -- optimisers: one call a step over all parameters of a dtype --------------------------------------------------------

@@ -55,21 +55,27 @@ void run_shards(RunLoop<T> run, const Loop<T> *loop, const ptrdiff_t *cuts, ptrd
     });
 }
 
-template <class T>
-using Gemm = void (*)(T *c, ptrdiff_t ldc, const T *a, ptrdiff_t a_rs, ptrdiff_t a_cs, const T *b, ptrdiff_t b_rs,
-                      ptrdiff_t b_cs, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, bool add, T *workspace);
+// Sides that share a product's packing, at most.
+constexpr ptrdiff_t MOST_SIDES = 8;
 
-// C = A B, or C += A B if `add`, as `gemm` (gemm.h) computes it, by up to `threads` threads where it is large enough to pay.
-template <class T>
-void shared_gemm(Gemm<T> gemm, ptrdiff_t (*workspace_size)(ptrdiff_t, ptrdiff_t, ptrdiff_t), T *c, const T *a,
-                 ptrdiff_t a_rs, ptrdiff_t a_cs, const T *b, ptrdiff_t b_rs, ptrdiff_t b_cs, ptrdiff_t M, ptrdiff_t N,
-                 ptrdiff_t K, bool add, ptrdiff_t threads) {
+template <class T, class Side>
+using Gemm = void (*)(const Side *sides, ptrdiff_t n_sides, ptrdiff_t ldc, const T *b, ptrdiff_t b_rs, ptrdiff_t b_cs,
+                      ptrdiff_t N, ptrdiff_t K, bool add, T *workspace);
+
+// C = A B, or C += A B if `add`, of each side, as `gemm` (gemm.h) computes it, by up to `threads` threads where that is
+// large enough to pay.
+template <class T, class Side>
+void shared_gemm(Gemm<T, Side> gemm, ptrdiff_t (*workspace_size)(ptrdiff_t, ptrdiff_t, ptrdiff_t), const Side *sides,
+                 ptrdiff_t n_sides, const T *b, ptrdiff_t b_rs, ptrdiff_t b_cs, ptrdiff_t N, ptrdiff_t K, bool add,
+                 ptrdiff_t threads) {
     constexpr double worth = 4e6;  // multiply-adds a thread: some 50 us, against 10 to start it
-    const bool by_rows = M > N;
+    ptrdiff_t M = 0, rows = 0;
+    for (ptrdiff_t i = 0; i < n_sides; ++i) M = std::max(M, sides[i].M), rows += sides[i].M;
+    const bool by_rows = n_sides == 1 && M > N;
     const ptrdiff_t length = by_rows ? M : N, grain = by_rows ? 48 : 32;  // whole tiles
-    threads = std::min<ptrdiff_t>({threads, ptrdiff_t(double(M) * N * K / worth), (length + grain - 1) / grain});
+    threads = std::min<ptrdiff_t>({threads, ptrdiff_t(double(rows) * N * K / worth), (length + grain - 1) / grain});
     if (threads <= 1) {
-        gemm(c, N, a, a_rs, a_cs, b, b_rs, b_cs, M, N, K, add,
+        gemm(sides, n_sides, N, b, b_rs, b_cs, N, K, add,
              static_cast<T *>(arena(workspace_size(M, N, K) * sizeof(T))));
         return;
     }
@@ -79,10 +85,17 @@ void shared_gemm(Gemm<T> gemm, ptrdiff_t (*workspace_size)(ptrdiff_t, ptrdiff_t,
     in_parallel(threads, [=](ptrdiff_t k) {
         const ptrdiff_t first = k * each, n = std::min(each, length - first);
         if (n <= 0) return;
-        if (by_rows)
-            gemm(c + first * N, N, a + first * a_rs, a_rs, a_cs, b, b_rs, b_cs, n, N, K, add, workspace + k * space);
-        else
-            gemm(c + first, N, a, a_rs, a_cs, b + first * b_cs, b_rs, b_cs, M, n, K, add, workspace + k * space);
+        if (by_rows) {
+            const Side part = {sides->c + first * N, sides->a + first * sides->rs, n, sides->rs, sides->cs};
+            gemm(&part, 1, N, b, b_rs, b_cs, N, K, add, workspace + k * space);
+        } else {
+            Side parts[MOST_SIDES];
+            for (ptrdiff_t i = 0; i < n_sides; ++i) {
+                parts[i] = sides[i];
+                parts[i].c += first;
+            }
+            gemm(parts, n_sides, N, b + first * b_cs, b_rs, b_cs, n, K, add, workspace + k * space);
+        }
     });
 }
 

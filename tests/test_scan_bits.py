@@ -23,8 +23,10 @@ from scan_cases import (
 )
 
 import tinyrnn as tr
+from tinyrnn._core import kernels
 from tinyrnn.backend import threads
 from tinyrnn.cells import GRU, LSTM, MUT1
+from tinyrnn.plan import plan_of
 from tinyrnn.search import RandomCell, random_description
 
 
@@ -105,6 +107,39 @@ def test_passes_over_memory_do_not_depend_on_the_threads(dtype):
     assert found[1][2] == pytest.approx(np.linalg.norm(expected.astype(float)), rel=1e-6)
 
 
+@either_dtype
+@pytest.mark.parametrize("sizes", [(128, 128), (5, 64, 130), (0, 4), (1,), (3,) * 9])
+def test_products_that_have_a_side_in_common(dtype, sizes):
+    """They have the bits of each by itself, for every number of threads; NumPy confirms them."""
+    rng = np.random.default_rng(0)
+    try:
+        for inner, columns in ((1600, 256), (777, 97), (1025, 513), (0, 5), (10, 6)):
+            right = rng.normal(size=(inner, columns)).astype(dtype)
+            lefts = [rng.normal(size=(inner, n)).astype(dtype).T for n in sizes]
+            lefts[0] = rng.normal(size=(2 * sizes[0], inner)).astype(dtype)[::2]
+            tr.set_num_threads(1)
+            alone = [kernels.matmul(left, right) for left in lefts]
+            for n in (1, 2, 3):
+                tr.set_num_threads(n)
+                assert_same_bits(kernels.products(lefts, right), alone)
+            for found, left in zip(alone, lefts, strict=True):
+                expected = left.astype(float) @ right.astype(float)
+                size = np.abs(expected).max(initial=1.0)
+                np.testing.assert_allclose(found / size, expected / size, atol=4 * TOLERANCE[dtype])
+    finally:
+        tr.set_num_threads(None)
+
+
+def test_gradients_of_weights_from_one_sequence_are_made_together():
+    """Those behind the input and behind the state, in the reverse of an LSTM that multiplies both in the loop."""
+    cell = cell_of("LSTM", "float32")
+    run(tr.scan, cell, case(cell, rows=9))
+    plan, _ = plan_of(cell, (cell.input_size,), 9)
+    (reverse,) = plan.body.reverses.values()
+    joined = [inputs for op, inputs, *_ in reverse.plan._behind.actions if op is None]
+    assert [len(products) for products in joined] == [2]
+
+
 def assert_rows_are_their_own(cell, task, splits):
     """Values, and gradients of inputs and initial states, of some rows do not depend on the rows beside them."""
     n = 1 + len(task.state)
@@ -173,6 +208,7 @@ FORKS = """
 import os
 import numpy as np
 import tinyrnn as tr
+from tinyrnn._core import kernels
 from tinyrnn.backend import threads
 
 threads.WORTH = 1.0

@@ -63,6 +63,9 @@ def matmul(a: Array, b: Array) -> Array:
     return np.asarray(np.matmul(a, b))
 
 
+products = kernels.products
+
+
 def reduced(reduce: Reduce, kind: str, x: Any, axes: Axes, keepdims: bool) -> Any:
     """Reduce over sorted axes, each run of neighbours in one pass."""
     shape = tuple(1 if i in axes else n for i, n in enumerate(x.shape))

@@ -107,7 +107,7 @@ def reshape(x: Value, shape: int | Sequence[int]) -> Tensor:
     return _reshape(x, wanted)
 
 
-_transpose = Op(
+TRANSPOSE = _transpose = Op(
     "transpose", 1, (lambda g, y, x, axes: _transpose(g, tuple(np.argsort(axes).tolist())),),
     forward=backend.transpose, shape=lambda x, axes: tuple(x[a] for a in axes),
 )  # fmt: skip

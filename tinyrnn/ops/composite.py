@@ -53,7 +53,10 @@ def layer_norm(x: Value, weight: Value | None = None, bias: Value | None = None,
 
 
 def dropout(x: Value, p: float, rng: np.random.Generator, training: bool = True) -> Tensor:
-    """Zero each element with probability p and scale the rest by 1 / (1 - p); x itself when not training."""
+    """Zero each element with probability p and scale the rest by 1 / (1 - p); x itself when not training.
+
+    p: in [0, 1), taken to the nearest 65,536th. Srivastava et al. 2014.
+    """
     x = as_tensor(x)
     p = as_rate("p", p)
     if not training or p == 0.0:

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
+from tinyrnn import backend
 from tinyrnn._core import tape
 from tinyrnn._core.tape import Abstract, Tensor
+from tinyrnn.ops.arrays import MATMUL, TRANSPOSE
 
 ROWS = 1_000_003
 """The number of rows of an abstract step: a number that no feature size will ever be."""
@@ -173,14 +175,45 @@ class Script:
             if t.op is not None:
                 inputs = tuple(self._slot[s] for s in t.inputs)
                 actions.append((t.op, inputs, t.attrs, resized(t.attrs, ROWS - 1) != t.attrs, self._slot[t]))
-        return Part(actions, [self._slot[r] for r in results])
+        return Part(_joined(actions), [self._slot[r] for r in results])
+
+
+Action: TypeAlias = tuple[Any, tuple[Any, ...], tuple[Any, ...], bool, int]
+
+
+def _joined(actions: list[Action]) -> list[Action]:
+    """The actions with products of transposed inputs that have their right side in common made together.
+
+    They are what is deferred: the gradients of the weights behind several sequences from one sequence of gradients.
+    """
+    made = {out for *_, out in actions}
+    turned = {a[-1]: a for a in actions if a[0] is TRANSPOSE and a[1][0] not in made}
+    sides: dict[int, list[Action]] = {}
+    for action in actions:
+        op, inputs, *_ = action
+        if op is MATMUL and inputs[0] in turned:
+            sides.setdefault(inputs[1], []).append(action)
+    joined = {several[0][-1]: several for several in sides.values() if len(several) > 1}
+    if not joined:
+        return actions
+    gone = {a[-1] for several in joined.values() for a in several} | turned.keys()
+    found = [*turned.values()]
+    for action in actions:
+        if several := joined.get(action[-1]):
+            found.append((None, tuple(several), (), False, several[0][-1]))
+        elif action[-1] not in gone:
+            found.append(action)
+    return found
 
 
 @dataclass(frozen=True)
 class Part:
-    """actions: (op, slots of its inputs, its attributes, whether ROWS is among them, slot of its result)."""
+    """actions: (op, slots of its inputs, its attributes, whether ROWS is among them, slot of its result).
 
-    actions: list[tuple[Any, tuple[int, ...], tuple[Any, ...], bool, int]]
+    Where the op is None, instead of slots there are products, actions themselves, that are made together.
+    """
+
+    actions: list[Action]
     results: list[int]
 
     def cut(self, among: range) -> tuple[Part, Part]:
@@ -199,5 +232,20 @@ class Part:
         """Apply the ops with this many rows; fills slots."""
         apply = tape.apply
         for op, inputs, attrs, sized, out in self.actions:
-            slots[out] = apply(op, tuple([slots[i] for i in inputs]), resized(attrs, rows) if sized else attrs)
+            if op is None:
+                _multiply(slots, inputs)
+            else:
+                slots[out] = apply(op, tuple([slots[i] for i in inputs]), resized(attrs, rows) if sized else attrs)
         return [slots[i] for i in self.results]
+
+
+def _multiply(slots: list[Any], products: Sequence[Action]) -> None:
+    """Make products that have their right side in common: by one kernel where nothing records them."""
+    lefts, right = [slots[inputs[0]] for _, inputs, *_ in products], slots[products[0][1][1]]
+    device = backend.of(right._array)
+    if tape.mode() == tape.OFF and device is backend.cpu:
+        found = [tape.wrap(a) for a in device.products([t._array for t in lefts], right._array)]
+    else:
+        found = [tape.apply(MATMUL, (t, right), ()) for t in lefts]
+    for (*_, out), t in zip(products, found, strict=True):
+        slots[out] = t
