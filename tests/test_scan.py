@@ -174,6 +174,17 @@ def test_any_part_of_the_results_can_be_in_the_loss(loss, name, lengths):
     check(cell, case(cell, WIDTHS[name], lengths=lengths, reverse=name == "GRU"), LOSSES[loss], order=2)
 
 
+@any_length
+def test_gradients_of_final_states_are_what_the_reverse_begins_with(lengths):
+    """So nothing arrives at its steps where the loss reads final states alone."""
+    cell = cell_of("LSTM")
+    task = case(cell, lengths=lengths)
+    _, (h, c) = tr.scan(cell, task.xs[0], lengths=lengths)
+    (h.sum() + c.sum()).backward()
+    ((arrived, *_),) = plan_of(cell, (cell.input_size,))[0].body.reverses
+    assert not any(arrived)
+
+
 @pytest.mark.parametrize("name", ["LSTM", "masked", "the_input_inside", "two_cells_in_one"])
 @any_length
 def test_gradients_by_one_leaf_alone_are_those_of_all(name, lengths):

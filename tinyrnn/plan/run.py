@@ -527,13 +527,15 @@ def _loop_vjp(
     n_seqs, n_params, n_states = len(step.seqs), len(step.params), len(step.states)
     picked = [tape.pick(hub, k, len(gs), a) for k, a in enumerate(arrays)]
     states, values = picked[:n_states], picked[n_states:]
-    all_states, ends_at = gs[:n_states], len(gs) - n_states
-    after_steps = [
+    parts = iter(gs)
+    of_all, of_values, of_sums, of_after, of_last = (
+        [*islice(parts, n)] for n in (n_states, len(values), len(step.totals), n_states, n_states)
+    )
+    after = [
         g if whole is None else layout.after(whole) if g is None else add(g, layout.after(whole))
-        for whole, g in zip(all_states, gs[ends_at - n_states : ends_at], strict=True)
+        for whole, g in zip(of_all, of_after, strict=True)
     ]
-    gs_values, gs_sums = gs[n_states : len(arrays)], gs[len(arrays) : ends_at - n_states]
-    arrived = tuple(g is not None for g in (*after_steps, *gs_values, *gs_sums))
+    arrived = tuple(g is not None for g in (*after, *of_values, *of_sums))
     wanted_seqs, wanted_params = tuple(wanted[:n_seqs]), tuple(wanted[n_seqs : n_seqs + n_params])
     key = (arrived, wanted_seqs, wanted_params, keep)
     if key not in body.reverses:
@@ -546,17 +548,17 @@ def _loop_vjp(
     seqs += [layout.before(states[k]) for k in reverse.before]
     seqs += [layout.after(states[k]) for k in reverse.after]
     seqs += [values[k] for k in reverse.kept]
-    seqs += [g for g in (*after_steps, *gs_values) if g is not None]
-    seqs += [layout.spread(g) for g in gs_sums if g is not None]
+    seqs += [g for g in (*after, *of_values) if g is not None]
+    seqs += [layout.spread(g) for g in of_sums if g is not None]
     device = backend.of(inputs[-1]._array)
     carried = [
         tape.wrap(device.zeros((layout.batch, *s.shape[1:]), s.dtype)) if g is None else g
-        for s, g in zip(step.states, gs[ends_at:], strict=True)
+        for s, g in zip(step.states, of_last, strict=True)
     ]
     # What was kept for a graph that goes may be written over: on the CPU, where that saves memory's time.
     ends = device is backend.cpu and tape.let_go(hub)
     emits, totals, finals = reverse.plan.run(seqs, inputs[n_seqs : n_seqs + n_params], carried, layout.reversed, ends)
-    for k, (g, w) in enumerate(zip(all_states, wanted[n_seqs + n_params :], strict=True)):
+    for k, (g, w) in enumerate(zip(of_all, wanted[n_seqs + n_params :], strict=True)):
         if g is not None and w:
             finals[k] = add(finals[k], layout.initial(g))
     flow_seqs, flow_params = iter(emits), iter(totals)
