@@ -817,16 +817,18 @@ def test_no_grad_holds_for_its_thread_alone():
 @given(st.lists(st.tuples(st.sampled_from(["add", "sub", "mul", "tanh", "matmul", "index", "sum"]),
                           st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=15))  # fmt: skip
 def test_any_program_of_ops_has_right_gradients(program):
+    """Sums and products are means, for where slopes grow from op to op, differences of any step are wrong."""
+
     def run(a, b):
         made = [a, b]
         for name, i, j in program:
             x, y = made[i % len(made)], made[j % len(made)]
             if name in ("tanh", "matmul"):
-                made.append(tr.tanh(x) if name == "tanh" else tr.tanh(x @ y))
+                made.append(tr.tanh(x) if name == "tanh" else tr.tanh(x @ y / 3))
             elif name == "index":
                 made.append(x[[j % 3, 0, i % 3]])
             elif name == "sum":
-                made.append(y + x.sum(0))
+                made.append((y + x.sum(0)) / 4)
             else:
                 made.append(0.5 * getattr(tr, name)(x, y))
         return tr.tanh(made[-1]), tr.tanh(made[len(made) // 2])
