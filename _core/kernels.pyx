@@ -230,9 +230,9 @@ def active_table():
     return PyCapsule_New(<void *> kernels, "tinyrnn.kernels", NULL)
 
 
-def sharing():
-    """What shares work among this module's threads (`share`, shards.h), for the other compiled module."""
-    return PyCapsule_New(<void *> share, "tinyrnn.share", NULL)
+def passing():
+    """`_pass_over`, for the other compiled module: it has these threads, too."""
+    return PyCapsule_New(<void *> _pass_over, "tinyrnn.pass_over", NULL)
 
 
 cdef class Block:
@@ -277,10 +277,12 @@ ctypedef void (*Piece)(const void *work, Py_ssize_t k) noexcept nogil
 
 cdef _pass_over(Py_ssize_t n_bytes, Py_ssize_t pieces, Piece piece, const void *work):
     """piece(work, k) for all k: a pass over so much memory, by a thread for each quarter of a megabyte."""
-    cdef Py_ssize_t threads = max(1, min(n_bytes // LARGE, <Py_ssize_t> get_num_threads()))
-    if pieces == 1:         # sooner done than the lock is let go
+    cdef Py_ssize_t threads = 1
+    if pieces == 1 and n_bytes < LARGE:     # sooner done than the lock is let go
         piece(work, 0)
         return
+    if n_bytes >= 2 * LARGE:
+        threads = min(n_bytes // LARGE, <Py_ssize_t> get_num_threads())
     with nogil:
         share(pieces, threads, piece, work)
 

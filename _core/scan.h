@@ -61,7 +61,7 @@ template <class T> struct Operand {
     T *row(ptrdiff_t r) const { return at + r * ld; }
 };
 
-// One instruction over rows r0..r1 of a step. `single`: over its only row, as it runs through most of a small loop's time.
+// One instruction over rows r0..r1 of a step. `single`: r0 is the step's only row, and needs no strides.
 template <bool single, class T, class Table>
 inline void step_rows(const Loop<T> &loop, const Table &table, const Instruction &i, T *const *at, ptrdiff_t r0,
                       ptrdiff_t r1) {

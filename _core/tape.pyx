@@ -59,8 +59,8 @@ cdef extern from "numpy/arrayobject.h":
 cdef const Kernels *kernels = <const Kernels *> PyCapsule_GetPointer(_kernels.active_table(), "tinyrnn.kernels")
 
 ctypedef void (*Piece)(const void *work, Py_ssize_t k) noexcept nogil
-ctypedef void (*Share)(Py_ssize_t, Py_ssize_t, Piece, const void *) noexcept nogil
-cdef Share among_threads = <Share> PyCapsule_GetPointer(_kernels.sharing(), "tinyrnn.share")
+ctypedef object (*PassOver)(Py_ssize_t n_bytes, Py_ssize_t pieces, Piece piece, const void *work)
+cdef PassOver pass_over = <PassOver> PyCapsule_GetPointer(_kernels.passing(), "tinyrnn.pass_over")
 
 OFF, ON, EVERYTHING = 0, 1, 2
 """Recording modes: nothing; ops of which an input requires a gradient; every op (used to record a step)."""
@@ -70,7 +70,6 @@ cdef enum:
     MAX_DIMS = 64           # NumPy's own limit
     NOGIL_ELEMENTS = 20000  # below this, releasing the lock costs more than it frees
     STRETCH = 1 << 14       # elements that a thread passes over in one go
-    SHARED = 1 << 16        # elements of a result for which it is worth asking a further thread
 
 cdef int64_t _clock = 0     # the order in which tensors were made; only read and written with the GIL held
 _operators = {}             # set once by bind()
@@ -1069,7 +1068,7 @@ cdef cnp.ndarray _pointwise_arrays(Op op, tuple inputs, object into, cnp.ndarray
     cdef bint same = cnp.PyArray_IS_C_CONTIGUOUS(x)
     cdef char *pb = NULL
     cdef char *pc = NULL
-    cdef Py_ssize_t n = cnp.PyArray_SIZE(x), threads
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(x)
     cdef Map work
     if arity > 1:
         y = <cnp.ndarray> y_
@@ -1093,10 +1092,8 @@ cdef cnp.ndarray _pointwise_arrays(Op op, tuple inputs, object into, cnp.ndarray
         if n < NOGIL_ELEMENTS:
             _map(op.code, single, cnp.PyArray_BYTES(out), cnp.PyArray_BYTES(x), pb, pc, n)
             return out
-        threads = min(n // SHARED, <Py_ssize_t> _kernels.get_num_threads()) if n >= 2 * SHARED else 1
         work = Map(op.code, single, cnp.PyArray_BYTES(out), cnp.PyArray_BYTES(x), pb, pc, n)
-        with nogil:
-            among_threads((n + STRETCH - 1) // STRETCH, threads, _map_stretch, &work)
+        pass_over(cnp.PyArray_NBYTES(out), (n + STRETCH - 1) // STRETCH, _map_stretch, &work)
         return out
     return _pointwise_strided(op, into, [x, y_, z_][:arity])
 
