@@ -131,6 +131,9 @@ cdef extern from "program.h":
         Py_ssize_t steps
         int backwards
 
+cdef extern from "program.h":
+    size_t whole_pages "tr::whole_pages"(size_t) nogil
+
 cdef extern from "pool.h":
     cppclass Pool "tr::Pool":
         void *take(size_t &)
@@ -797,6 +800,7 @@ cdef _run_loop(cnp.ndarray program, cnp.ndarray index, cnp.ndarray places, list 
     cdef real *base
     cdef real *other
     cdef real *space
+    cdef real *scratch
     cdef Py_ssize_t ld, item = sizeof(real), panel, size
     cdef vector[Panels] panels
     for k in range(shards + 1):
@@ -831,14 +835,16 @@ cdef _run_loop(cnp.ndarray program, cnp.ndarray index, cnp.ndarray places, list 
                          moving.data(), moving.size(), NULL, <const int32_t *> cnp.PyArray_DATA(index),
                          <const int64_t *> cnp.PyArray_DATA(count), <const int64_t *> cnp.PyArray_DATA(offset),
                          count.shape[0], backwards)
-        each = (kernels.f32.scratch_size(&loop32, rows) + 15) & ~15
+        each = kernels.f32.scratch_size(&loop32, rows)
     else:
         loop64 = LoopF64(<const Instruction *> cnp.PyArray_DATA(program), program.shape[0], table64.data(), n,
                          moving.data(), moving.size(), NULL, <const int32_t *> cnp.PyArray_DATA(index),
                          <const int64_t *> cnp.PyArray_DATA(count), <const int64_t *> cnp.PyArray_DATA(offset),
                          count.shape[0], backwards)
-        each = (kernels.f64.scratch_size(&loop64, rows) + 15) & ~15
+        each = kernels.f64.scratch_size(&loop64, rows)
+    total = whole_pages(total * sizeof(real)) // sizeof(real)
     space = <real *> arena((total + shards * each) * sizeof(real))
+    scratch = space + total
     for array in weights:
         packed.push_back(space)
         if real is float:
@@ -859,8 +865,8 @@ cdef _run_loop(cnp.ndarray program, cnp.ndarray index, cnp.ndarray places, list 
     if real is float:
         loop32.weights = packed.data()
         with nogil:
-            run_shards_f32(kernels.f32.run_loop, &loop32, bounds.data(), shards, at.data(), space, each)
+            run_shards_f32(kernels.f32.run_loop, &loop32, bounds.data(), shards, at.data(), scratch, each)
     else:
         loop64.weights = packed.data()
         with nogil:
-            run_shards_f64(kernels.f64.run_loop, &loop64, bounds.data(), shards, at.data(), space, each)
+            run_shards_f64(kernels.f64.run_loop, &loop64, bounds.data(), shards, at.data(), scratch, each)

@@ -104,6 +104,28 @@ struct Max {
     template <class V> TR_FN V join(V a, V b) { return ((b > a) | (b != b)) ? b : a; } /* NaN stays */
 };
 
+/* The lanes pairwise, k with k + half; here of so many neighbours in registers. */
+template <class R, class T, int n> TR_FN T join_lanes(const T *lane) {
+    if constexpr (n * sizeof(T) > 16) {
+        constexpr int bytes = n * sizeof(T) / 2 < TR_VECTOR_BYTES ? n * sizeof(T) / 2 : TR_VECTOR_BYTES;
+        typedef T Vector __attribute__((vector_size(bytes)));
+        constexpr int width = bytes / sizeof(T);
+        T half[n / 2];
+        for (int k = 0; k < n / 2; k += width) {
+            Vector a, b;
+            __builtin_memcpy(&a, lane + k, bytes);
+            __builtin_memcpy(&b, lane + k + n / 2, bytes);
+            a = R::join(a, b);
+            __builtin_memcpy(half + k, &a, bytes);
+        }
+        return join_lanes<R, T, n / 2>(half);
+    } else if constexpr (n > 2) {
+        return R::join(R::join(lane[0], lane[2]), R::join(lane[1], lane[3]));
+    } else {
+        return R::join(lane[0], lane[1]);
+    }
+}
+
 /* n elements through the lanes, then the lanes pairwise. */
 template <class R, class T> TR_FN T reduce_block(const T *in, ptrdiff_t n) {
     typedef Lanes<T> L;
@@ -118,9 +140,7 @@ template <class R, class T> TR_FN T reduce_block(const T *in, ptrdiff_t n) {
     T lane[L::count];
     __builtin_memcpy(lane, acc.v, sizeof lane);
     for (ptrdiff_t k = 0; i + k < n; k++) lane[k] = R::join(lane[k], in[i + k]);
-    for (int half = L::count / 2; half; half /= 2)
-        for (int k = 0; k < half; k++) lane[k] = R::join(lane[k], lane[k + half]);
-    return lane[0];
+    return join_lanes<R, T, L::count>(lane);
 }
 
 /* Partial sums of at most this many terms a lane or column are kept in T, their total in double:

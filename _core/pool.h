@@ -6,6 +6,8 @@
 #include <cstdlib>
 #include <map>
 
+#include "program.h"
+
 namespace tr {
 
 class Pool {
@@ -14,7 +16,7 @@ class Pool {
     size_t waiting_ = 0;
 
   public:
-    // Memory of at least `size` bytes, 64-byte aligned; `size` becomes what it really has. Null if there is none.
+    // Memory of at least `size` bytes, whole pages; `size` becomes what it really has. Null if there is none.
     void *take(size_t &size) {
         const auto found = free_.lower_bound(size);
         if (found != free_.end() && found->first <= size + size / 4) {
@@ -24,8 +26,8 @@ class Pool {
             free_.erase(found);
             return memory;
         }
-        size = (size + 4095) / 4096 * 4096;
-        return std::aligned_alloc(64, size);
+        size = whole_pages(size);
+        return std::aligned_alloc(page_bytes, size);
     }
     void give(void *memory, size_t size) {
         if (size > limit) return std::free(memory);

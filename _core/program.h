@@ -23,6 +23,12 @@ enum Place : int32_t {
     PARTIAL,   // sums over `sum_steps` steps each, for every row apart: (blocks of steps, count[0], ld)
 };
 
+// Sequences, and what is the loop's own, begin at pages. A processor takes a load for one of what was just stored 4096
+// bytes away: a map whose result lies a few lines further in its page than an operand waits at every step, and takes up
+// to six times as long (Zen 4; Intel calls it 4K aliasing). Side by side in their pages they do not meet.
+constexpr size_t page_bytes = 4096;
+constexpr size_t whole_pages(size_t bytes) { return (bytes + page_bytes - 1) / page_bytes * page_bytes; }
+
 // So many terms of a sum over steps are added in the loop's own precision; whoever reads the partial sums adds them up.
 constexpr ptrdiff_t sum_steps = 16;
 

@@ -15,11 +15,6 @@
 namespace tr {
 namespace TR_ISA {
 
-template <class T> constexpr ptrdiff_t whole_lines(ptrdiff_t n) {
-    constexpr ptrdiff_t line = 64 / ptrdiff_t(sizeof(T));
-    return (n + line - 1) / line * line;
-}
-
 inline ptrdiff_t first_level_cache() {
 #ifdef _SC_LEVEL1_DCACHE_SIZE
     const long bytes = sysconf(_SC_LEVEL1_DCACHE_SIZE);
@@ -28,21 +23,36 @@ inline ptrdiff_t first_level_cache() {
     return 32768;
 }
 
-// A group of instructions between two products runs over this many rows at a time, so that its tiles stay in the
-// first-level cache from one instruction to the next.
+// A group of instructions between two products runs over this many rows at a time, so that its tiles stay near from one
+// instruction to the next. Twice what the first-level cache holds: the second level costs less than more, shorter calls.
 template <class T> ptrdiff_t block_rows(const Loop<T> &loop) {
     ptrdiff_t row = 1;
     for (ptrdiff_t k = 0; k < loop.n_buffers; ++k)
         if (loop.buffers[k].place == TILE) row += loop.buffers[k].ld * ptrdiff_t(sizeof(T));
-    static const ptrdiff_t cache = first_level_cache() / 3 * 2;
+    static const ptrdiff_t cache = first_level_cache() * 2;
     return row >= cache ? 1 : cache / row < 64 ? cache / row : 64;
 }
 
-// Elements of a buffer that each shard has for itself.
-template <class T> ptrdiff_t own_size(const Buffer<T> &buffer, ptrdiff_t rows, ptrdiff_t block) {
-    return buffer.place == SCRATCH ? whole_lines<T>(rows * buffer.ld)
-           : buffer.place == TILE  ? whole_lines<T>(block * buffer.ld)
-                                   : 0;
+template <class T> constexpr ptrdiff_t in_units(ptrdiff_t n, size_t unit) {
+    return ptrdiff_t((n * sizeof(T) + unit - 1) / unit * unit / sizeof(T));
+}
+
+// place(k, n) for each buffer k of a shard's own, where it lies in them; returns how many elements they take. Those of a
+// page and more begin at pages (program.h); the others lie close together, as what begins at pages competes for a few
+// places of the cache.
+template <class T, class Place> ptrdiff_t own_buffers(const Loop<T> &loop, ptrdiff_t rows, const Place &place) {
+    const ptrdiff_t block = block_rows(loop);
+    ptrdiff_t end = 0;
+    for (const bool large : {true, false})
+        for (ptrdiff_t k = 0; k < loop.n_buffers; ++k) {
+            const Buffer<T> &buffer = loop.buffers[k];
+            if (buffer.place != SCRATCH && buffer.place != TILE) continue;
+            const ptrdiff_t n = (buffer.place == TILE ? block : rows) * buffer.ld;
+            if ((n * sizeof(T) >= page_bytes) != large) continue;
+            place(k, end);
+            end += in_units<T>(n, large ? page_bytes : 64);
+        }
+    return end;
 }
 
 // Elements of workspace that a shard of `rows` rows needs.
@@ -50,9 +60,7 @@ template <class T> ptrdiff_t scratch_size(const Loop<T> &loop, ptrdiff_t rows) {
     ptrdiff_t n = 0;
     for (const Instruction *i = loop.program; i < loop.program + loop.instructions; ++i)
         if (i->kind == PRODUCT) n = std::max(n, product_workspace<T>(rows, i->inner, loop.buffers[i->a].ld));
-    n = whole_lines<T>(n);
-    for (ptrdiff_t k = 0; k < loop.n_buffers; ++k) n += own_size(loop.buffers[k], rows, block_rows(loop));
-    return n;
+    return in_units<T>(n + own_buffers(loop, rows, [](ptrdiff_t, ptrdiff_t) {}), page_bytes);
 }
 
 template <class T> struct Operand {
@@ -81,6 +89,13 @@ inline void step_rows(const Loop<T> &loop, const Table &table, const Instruction
         }
         const T *const in[] = {a.row(r0), b.row(r0), c.row(r0)};
         const ptrdiff_t lds[] = {a.ld, b.ld, c.ld};
+        // A column without gaps is a row that lies down, and what is one for all rows is spread along it.
+        if (width == 1 && dst.ld == 1 && a.ld <= 1 && b.ld <= 1 && c.ld <= 1) {
+            int spread = 0;
+            for (int k = 0; k < tr_pointwise_ops[i.code].arity; ++k) spread |= (lds[k] == 0) << k;
+            table.map_rows[i.code](dst.row(r0), 0, in, lds, spread, 1, r1 - r0);
+            break;
+        }
         table.map_rows[i.code](dst.row(r0), dst.ld, in, lds, i.spread, r1 - r0, width);
         break;
     }
@@ -124,7 +139,8 @@ template <class T> ptrdiff_t step_number(const Loop<T> &loop, ptrdiff_t k) {
 }
 
 // Sequences come from afar. So while a product runs, the lines of them that the group behind it touches are fetched, a
-// share each time it is called; a group that begins a step is fetched by the product that ends the step before.
+// share each time it is called; a group that begins a step is fetched by the product that ends the step before. What is
+// too much for that the group fetches itself, a block of rows ahead of the one at hand.
 template <class T> class Fetch {
     static constexpr ptrdiff_t line = 64, room = 1 << 18;  // bytes
     struct Columns {
@@ -132,8 +148,18 @@ template <class T> class Fetch {
         ptrdiff_t ld, bytes;
     };
     Columns columns[16];
-    int n = 0;
-    ptrdiff_t rows;
+    ptrdiff_t n = 0, rows = 0, early = 0;  // the product fetches `early` rows of all
+
+    // Share k of `shares` of rows from..to.
+    void lines(ptrdiff_t from, ptrdiff_t to, ptrdiff_t k, ptrdiff_t shares) const {
+        asm volatile("");  // GCC takes what does nothing but prefetch for pure, and leaves it out
+        const ptrdiff_t pieces = (to - from) * n;
+        for (ptrdiff_t p = pieces * k / shares; p < pieces * (k + 1) / shares; ++p) {
+            const Columns &c = columns[p % n];
+            const char *row = c.at + (from + p / n) * c.ld;
+            for (ptrdiff_t b = 0; b < c.bytes; b += line) __builtin_prefetch(row + b, 0, 2);
+        }
+    }
 
   public:
     // Whether so many rows of all sequences are more than stays near anyway.
@@ -144,8 +170,11 @@ template <class T> class Fetch {
         return row * rows >= 1 << 14;
     }
 
+    Fetch() = default;
+
     // For step k of `rows` rows from `first`; `behind` the product.
-    Fetch(const Loop<T> &loop, const Instruction *behind, ptrdiff_t k, ptrdiff_t first, ptrdiff_t rows) : rows(rows) {
+    Fetch(const Loop<T> &loop, const Instruction *behind, ptrdiff_t k, ptrdiff_t first, ptrdiff_t rows)
+        : rows(rows), early(rows) {
         const Instruction *const end = loop.program + loop.instructions;
         if (behind == end) {
             if (++k == loop.steps) return;
@@ -159,20 +188,24 @@ template <class T> class Fetch {
                 const Buffer<T> &buffer = loop.buffers[number];
                 if (buffer.place != SEQUENCE || n == 16) continue;
                 const Columns found = {reinterpret_cast<const char *>(buffer.base + begin * buffer.ld + column),
-                                       buffer.ld * ptrdiff_t(sizeof(T)), i->width * ptrdiff_t(sizeof(T))};
+                                       buffer.ld * ptrdiff_t(sizeof(T)),
+                                       std::min<ptrdiff_t>(i->width, buffer.ld) * ptrdiff_t(sizeof(T))};
                 if (std::any_of(columns, columns + n, [&](const Columns &c) { return c.at == found.at; })) continue;
                 columns[n++] = found;
                 row += found.bytes;
             }
         }
-        if (row * rows > room) this->rows = room / row;
+        if (row * rows > room) early = room / row;
     }
 
-    // Share k of `shares`.
-    void operator()(ptrdiff_t k, ptrdiff_t shares) const {
-        for (const Columns *c = columns; c < columns + n; ++c)
-            for (ptrdiff_t r = rows * k / shares; r < rows * (k + 1) / shares; ++r)
-                for (ptrdiff_t b = 0; b < c->bytes; b += line) __builtin_prefetch(c->at + r * c->ld + b, 0, 2);
+    void operator()(ptrdiff_t k, ptrdiff_t shares) const { lines(0, early, k, shares); }
+
+    // Whether rows from..to are left to the group.
+    bool leaves(ptrdiff_t to) const { return n && to > early; }
+    void operator()(ptrdiff_t from, ptrdiff_t to, ptrdiff_t k, ptrdiff_t shares) const {
+        from = std::max(from, early);
+        to = std::min(to, rows);
+        if (from < to) lines(from, to, k, shares);
     }
 };
 
@@ -180,13 +213,11 @@ template <class T> class Fetch {
 template <class T, class Table>
 void run_loop(const Loop<T> &loop, const Table &table, ptrdiff_t first, ptrdiff_t last, T **at, T *scratch) {
     const ptrdiff_t block = block_rows(loop);
-    for (ptrdiff_t k = 0; k < loop.n_buffers; ++k) {
-        const Buffer<T> &buffer = loop.buffers[k];
-        at[k] = buffer.place == VECTOR ? buffer.base : scratch;
-        scratch += own_size(buffer, last - first, block);
-    }
-    T *const aside = scratch;
+    for (ptrdiff_t k = 0; k < loop.n_buffers; ++k)
+        if (loop.buffers[k].place == VECTOR) at[k] = loop.buffers[k].base;
+    T *const aside = scratch + own_buffers(loop, last - first, [=](ptrdiff_t k, ptrdiff_t n) { at[k] = scratch + n; });
     const bool fetches = Fetch<T>::is_worth_it(loop, last - first);
+    Fetch<T> fetch;
     for (ptrdiff_t k = 0; k < loop.steps; ++k) {
         const ptrdiff_t s = step_number(loop, k);
         const ptrdiff_t rows = (loop.count[s] < last ? loop.count[s] : last) - first;
@@ -209,10 +240,12 @@ void run_loop(const Loop<T> &loop, const Table &table, ptrdiff_t first, ptrdiff_
                                loop.buffers[i->a].ld, loop.weights[i->code], rows, i->inner, i->width, i->add, aside,
                                meanwhile);
                 };
-                if (fetches)
-                    multiply(Fetch<T>(loop, i + 1, k, first, rows));
-                else
+                if (fetches) {
+                    fetch = Fetch<T>(loop, i + 1, k, first, rows);
+                    multiply(fetch);
+                } else {
                     multiply([](ptrdiff_t, ptrdiff_t) {});
+                }
                 ++i;
                 continue;
             }
@@ -221,9 +254,13 @@ void run_loop(const Loop<T> &loop, const Table &table, ptrdiff_t first, ptrdiff_
             if (rows == 1)
                 for (const Instruction *j = i; j < stop; ++j) step_rows<true>(loop, table, *j, at, 0, 1);
             else
-                for (ptrdiff_t r = 0; r < rows; r += block)
-                    for (const Instruction *j = i; j < stop; ++j)
+                for (ptrdiff_t r = 0; r < rows; r += block) {
+                    const bool leaves = fetch.leaves(r + 2 * block);
+                    for (const Instruction *j = i; j < stop; ++j) {
+                        if (leaves) fetch(r + block, r + 2 * block, j - i, stop - i);
                         step_rows<false>(loop, table, *j, at, r, r + block < rows ? r + block : rows);
+                    }
+                }
             i = stop;
         }
     }

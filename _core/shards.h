@@ -14,7 +14,7 @@
 
 namespace tr {
 
-// Memory of the calling thread, kept from call to call: fresh pages cost more than small products. 64-byte aligned.
+// Memory of the calling thread, kept from call to call: fresh pages cost more than small products. Whole pages.
 inline void *arena(size_t bytes) {
     struct Arena {
         void *memory = nullptr;
@@ -24,8 +24,8 @@ inline void *arena(size_t bytes) {
     static thread_local Arena own;
     if (bytes > own.size) {
         std::free(own.memory);
-        own.size = (bytes + bytes / 4 + 63) / 64 * 64;
-        own.memory = std::aligned_alloc(64, own.size);
+        own.size = whole_pages(bytes + bytes / 4);
+        own.memory = std::aligned_alloc(page_bytes, own.size);
         if (!own.memory) {
             own.size = 0;
             throw std::bad_alloc();

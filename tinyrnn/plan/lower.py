@@ -108,12 +108,12 @@ class _Lowering(Homes):
         return self._late_takers(nodes, group) if self.ending else nodes
 
     def _late_takers(self, nodes: list[Tensor], group: dict[Tensor, int]) -> list[Tensor]:
-        """The order with what is kept and may take an ending sequence's place behind the sequence's other readers."""
+        """The order with what is kept, and may take an ending sequence's place, as late in its group as can be."""
         kept = {k for k, spec in enumerate(self.program.buffers) if spec.is_kept}
 
         def takes(t: Tensor) -> bool:
             home = self._place(t)
-            return home is not None and home[0] in kept and any(self._resolved(s) in self.ending for s in t.inputs)
+            return home is not None and home[0] in kept
 
         found: list[Tensor] = []
         there = set[Tensor]()

@@ -252,12 +252,18 @@ def _sum(terms: list[Term], level: dict[Tensor, int], phase: dict[Tensor, int], 
     states = [t for _, t in terms if _level_of(t, level) == STATE]
     rest = [t for t in states if t.op is not OPS["matmul"]]
     latest = max((_phase_of(t, phase, level) for t in rest), default=0)
+    leads = all(t.op is mul or _level_of(t, level) == PARAMETER for _, t in terms)
 
     def rank(term: Term) -> int:
-        """Inputs, products of states, parameters, the rest. A bias added in the loop meets values in cache."""
+        """Inputs, products of states, parameters, the rest. A bias added in the loop meets values in cache.
+
+        Where nothing but products of elements comes first, the bias leads: the first of them is added to it at once.
+        """
         sign, t = term
         product = t.op is OPS["matmul"]
         kind = _level_of(t, level)
+        if kind == PARAMETER and leads:
+            return -1
         if kind == INPUT:
             return 0 if product else 1
         if product and kind == STATE:
