@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
+from operator import itemgetter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +51,7 @@ class Program:
     keeps    where each kept value lies: (source of its buffer, first column, columns)
     spent    the numbers of input sequences that the loop writes over
     made     every value of the body, in the order of the schedule, and how many instructions there are when it is made
+    given    how many input sequences, states and sums over steps the body has
     """
 
     buffers: list[BufferSpec] = field(default_factory=list)
@@ -58,6 +63,7 @@ class Program:
     kept_columns: list[int] = field(default_factory=list)
     spent: list[int] = field(default_factory=list)
     made: list[tuple[Tensor, int]] = field(default_factory=list)
+    given: tuple[int, int, int] = (0, 0, 0)
 
     @cached_property
     def flops(self) -> float:
@@ -67,6 +73,19 @@ class Program:
             sum(2 * i["width"] * i["inner"] if i["kind"] == product else i["width"] * (i["kind"] == one)
                 for i in self.instructions)
         )  # fmt: skip
+
+    @cached_property
+    def pick(self) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
+        """What picks each buffer's array of a run; None for scratch.
+
+        From None and the arrays of all sources, one behind the other: "seq", "keep", "state", "before", "pair", "sum",
+        "vector".
+        """
+        seqs, states, sums = self.given
+        many = {"none": 1, "seq": seqs, "keep": len(self.kept_columns), "state": states, "before": states}
+        many |= {"pair": states, "sum": sums, "vector": len(self.vectors)}
+        first = dict(zip(many, accumulate(many.values(), initial=0), strict=False))
+        return itemgetter(*(first[kind] + k for kind, k in self.sources))
 
     @cached_property
     def sources(self) -> list[tuple[str, int]]:

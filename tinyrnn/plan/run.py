@@ -141,7 +141,7 @@ class Plan:
         self._merge_into(slots, params)
         ahead = self._ahead.run(slots, rows)
         values, sums, states, afters, finals = self.body.run(ahead[:n], ahead[n:], initial, layout, self.records, ends)
-        if any(t.op is not None for t in ahead):
+        if tape.mode() != tape.OFF and any(t.op is not None for t in ahead):
             self._drop(slots)
         slots[self._arriving] = (
             *(layout.before(states[k]) for k in self.read_before),
@@ -388,20 +388,20 @@ class Body:
             else:
                 pairs.append((start.copy(), device.empty(start.shape, dtype) if layout.uniform else start.copy()))
         values = dict(zip(step.params, params, strict=True))
-        sources: dict[str, Sequence[Array | None]] = {
-            "none": (None,),
-            "seq": flat,
-            "keep": kept,
-            "state": afters,
-            "before": befores,
-            "pair": [None if pair is None else pair[0] for pair in pairs],
-            "sum": [device.matrix(a, partial, width(t)) for a, t in zip(sums, step.totals, strict=True)],
-            "vector": [
+        sources = (
+            None,
+            *flat,
+            *kept,
+            *afters,
+            *befores,
+            *[None if pair is None else pair[0] for pair in pairs],
+            *[device.matrix(a, partial, width(t)) for a, t in zip(sums, step.totals, strict=True)],
+            *[
                 device.vector(values[t]._array, row) if t in values else self._number(device, t, row)
                 for t, row in program.vectors
             ],
-        }
-        arrays = [sources[kind][k] for kind, k in program.sources]
+        )
+        arrays: list[Array | None] = [*program.pick(sources)]
         others: list[Array | None] = [None] * len(arrays)
         for number, k in program.pairs:
             pair = pairs[k]
