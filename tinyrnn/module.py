@@ -134,13 +134,13 @@ class Module:
 
     @property
     def device(self) -> str:
-        """Where the module computes, "cpu" or "cuda": the device of its first parameter; "cpu" without any."""
-        first = self._a_parameter()
-        return "cpu" if first is None else first.device
+        """Where the module computes, "cpu" or "cuda": where its parameters are; "cpu" without any."""
+        one = self._a_parameter()
+        return "cpu" if one is None else one.device
 
     def _a_parameter(self) -> Parameter | None:
-        """One of the module's parameters; every run asks, and most modules have one of their own."""
-        for value in vars(self).values():
+        """One of the module's parameters; every run asks, and most modules have some of their own, behind their sizes."""
+        for value in reversed(vars(self).values()):
             if isinstance(value, Parameter):
                 return value
         return next((p for _, p in self.named_parameters()), None)
