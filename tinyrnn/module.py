@@ -139,7 +139,7 @@ class Module:
         return "cpu" if one is None else one.device
 
     def _a_parameter(self) -> Parameter | None:
-        """One of the module's parameters; every run asks, and most modules have some of their own, behind their sizes."""
+        """One of the module's parameters; every run asks, and most modules have their own behind their sizes."""
         for value in reversed(vars(self).values()):
             if isinstance(value, Parameter):
                 return value

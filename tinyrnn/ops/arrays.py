@@ -88,7 +88,7 @@ def _sizes(name: str, given: Any) -> Shape:
 # -- shape -------------------------------------------------------------------------------------------------------------
 
 RESHAPE = _reshape = Op(
-    "reshape", 1, (lambda g, y, x, shape: reshape(g, x.shape),),
+    "reshape", 1, (lambda g, y, x, shape: _reshape(g, x.shape),),
     forward=backend.reshape, shape=lambda x, shape: shape,
 )  # fmt: skip
 
@@ -150,7 +150,7 @@ def broadcast_to(x: Value, shape: Sequence[int]) -> Tensor:
 
 
 _sum_to = Op(
-    "sum_to", 1, (lambda g, y, x, shape: broadcast_to(g, x.shape),),
+    "sum_to", 1, (lambda g, y, x, shape: _broadcast_to(g, x.shape),),
     forward=backend.sum_to, shape=lambda x, shape: shape,
 )  # fmt: skip
 
