@@ -33,6 +33,7 @@ template <class T> ptrdiff_t block_rows(const Loop<T> &loop) {
     return row >= cache ? 1 : cache / row < 64 ? cache / row : 64;
 }
 
+// n elements, in whole units of so many bytes.
 template <class T> constexpr ptrdiff_t in_units(ptrdiff_t n, size_t unit) {
     return ptrdiff_t((n * sizeof(T) + unit - 1) / unit * unit / sizeof(T));
 }
@@ -198,11 +199,12 @@ template <class T> class Fetch {
         if (row * rows > room) early = room / row;
     }
 
+    // Share k of `shares` of what the product fetches.
     void operator()(ptrdiff_t k, ptrdiff_t shares) const { lines(0, early, k, shares); }
 
-    // Whether rows from..to are left to the group.
+    // Whether it leaves some of the rows before `to` to the group, and a share of those among from..to.
     bool leaves(ptrdiff_t to) const { return n && to > early; }
-    void operator()(ptrdiff_t from, ptrdiff_t to, ptrdiff_t k, ptrdiff_t shares) const {
+    void rest(ptrdiff_t from, ptrdiff_t to, ptrdiff_t k, ptrdiff_t shares) const {
         from = std::max(from, early);
         to = std::min(to, rows);
         if (from < to) lines(from, to, k, shares);
@@ -257,7 +259,7 @@ void run_loop(const Loop<T> &loop, const Table &table, ptrdiff_t first, ptrdiff_
                 for (ptrdiff_t r = 0; r < rows; r += block) {
                     const bool leaves = fetch.leaves(r + 2 * block);
                     for (const Instruction *j = i; j < stop; ++j) {
-                        if (leaves) fetch(r + block, r + 2 * block, j - i, stop - i);
+                        if (leaves) fetch.rest(r + block, r + 2 * block, j - i, stop - i);
                         step_rows<false>(loop, table, *j, at, r, r + block < rows ? r + block : rows);
                     }
                 }
