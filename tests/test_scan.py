@@ -2,6 +2,9 @@
 
 import functools
 import gc
+import platform
+import shutil
+import subprocess
 import tracemalloc
 import weakref
 from collections import Counter
@@ -30,6 +33,7 @@ from scan_cases import (
 from scan_cells import H, I, OddCell
 
 import tinyrnn as tr
+from tinyrnn._core import kernels
 from tinyrnn._core.tape import TraceError, wrap
 from tinyrnn.cells import GRU, LSTM, MUT1, Elman
 from tinyrnn.plan import checkpoint, plan_of
@@ -832,3 +836,16 @@ def test_what_can_not_be_compiled_is_told_with_the_line(what):
     assert ("test_scan.py:" in text) == (what not in ("another shape", "another dtype", "a tensor kept"))
     assert ("tr.unroll" in text) == (what not in ("another shape", "another dtype", "two dtypes"))
     assert not hasattr(cell, "seen")
+
+
+# -- what no result shows ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(
+    shutil.which("objdump") is None or platform.machine() not in ("x86_64", "AMD64"),
+    reason="reads the instructions of x86-64 with objdump",
+)
+def test_what_is_fetched_ahead_is_in_the_object():
+    """GCC took the function that does nothing but prefetch for pure, and left out its calls: only time was lost."""
+    found = subprocess.run(["objdump", "-d", kernels.__file__], capture_output=True, text=True, check=True).stdout
+    assert found.count("prefetcht1") >= 2 * len(kernels.isas())  # of each instruction set, for both dtypes
