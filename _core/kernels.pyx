@@ -130,8 +130,6 @@ cdef extern from "program.h":
         const int64_t *offset
         Py_ssize_t steps
         int backwards
-
-cdef extern from "program.h":
     size_t whole_pages "tr::whole_pages"(size_t) nogil
 
 cdef extern from "pool.h":

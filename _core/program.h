@@ -27,7 +27,8 @@ enum Place : int32_t {
 // bytes away: a map whose result lies a few lines further in its page than an operand waits at every step, and takes up
 // to six times as long (Zen 4; Intel calls it 4K aliasing). Side by side in their pages they do not meet.
 constexpr size_t page_bytes = 4096;
-constexpr size_t whole_pages(size_t bytes) { return (bytes + page_bytes - 1) / page_bytes * page_bytes; }
+constexpr size_t whole(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
+constexpr size_t whole_pages(size_t bytes) { return whole(bytes, page_bytes); }
 
 // So many terms of a sum over steps are added in the loop's own precision; whoever reads the partial sums adds them up.
 constexpr ptrdiff_t sum_steps = 16;

@@ -35,14 +35,14 @@ template <class T> ptrdiff_t block_rows(const Loop<T> &loop) {
 
 // n elements, in whole units of so many bytes.
 template <class T> constexpr ptrdiff_t in_units(ptrdiff_t n, size_t unit) {
-    return ptrdiff_t((n * sizeof(T) + unit - 1) / unit * unit / sizeof(T));
+    return ptrdiff_t(whole(n * sizeof(T), unit) / sizeof(T));
 }
 
 // place(k, n) for each buffer k of a shard's own, where it lies in them; returns how many elements they take. Those of a
 // page and more begin at pages (program.h); the others lie close together, as what begins at pages competes for a few
 // places of the cache.
-template <class T, class Place> ptrdiff_t own_buffers(const Loop<T> &loop, ptrdiff_t rows, const Place &place) {
-    const ptrdiff_t block = block_rows(loop);
+template <class T, class Place>
+ptrdiff_t own_buffers(const Loop<T> &loop, ptrdiff_t rows, ptrdiff_t block, const Place &place) {
     ptrdiff_t end = 0;
     for (const bool large : {true, false})
         for (ptrdiff_t k = 0; k < loop.n_buffers; ++k) {
@@ -61,7 +61,7 @@ template <class T> ptrdiff_t scratch_size(const Loop<T> &loop, ptrdiff_t rows) {
     ptrdiff_t n = 0;
     for (const Instruction *i = loop.program; i < loop.program + loop.instructions; ++i)
         if (i->kind == PRODUCT) n = std::max(n, product_workspace<T>(rows, i->inner, loop.buffers[i->a].ld));
-    return in_units<T>(n + own_buffers(loop, rows, [](ptrdiff_t, ptrdiff_t) {}), page_bytes);
+    return in_units<T>(n + own_buffers(loop, rows, block_rows(loop), [](ptrdiff_t, ptrdiff_t) {}), page_bytes);
 }
 
 template <class T> struct Operand {
@@ -217,7 +217,8 @@ void run_loop(const Loop<T> &loop, const Table &table, ptrdiff_t first, ptrdiff_
     const ptrdiff_t block = block_rows(loop);
     for (ptrdiff_t k = 0; k < loop.n_buffers; ++k)
         if (loop.buffers[k].place == VECTOR) at[k] = loop.buffers[k].base;
-    T *const aside = scratch + own_buffers(loop, last - first, [=](ptrdiff_t k, ptrdiff_t n) { at[k] = scratch + n; });
+    const auto place = [=](ptrdiff_t k, ptrdiff_t n) { at[k] = scratch + n; };
+    T *const aside = scratch + own_buffers(loop, last - first, block, place);
     const bool fetches = Fetch<T>::is_worth_it(loop, last - first);
     Fetch<T> fetch;
     for (ptrdiff_t k = 0; k < loop.steps; ++k) {

@@ -257,7 +257,7 @@ def _sum(terms: list[Term], level: dict[Tensor, int], phase: dict[Tensor, int], 
     def rank(term: Term) -> int:
         """Inputs, products of states, parameters, the rest. A bias added in the loop meets values in cache.
 
-        Where nothing but products of elements comes first, the bias leads: the first of them is added to it at once.
+        Where all else are products of elements, the bias leads, so that each of them is a multiply-add.
         """
         sign, t = term
         product = t.op is OPS["matmul"]
