@@ -16,11 +16,7 @@
 #include <cstring>
 #include <utility>
 
-#if defined(__AVX2__) || defined(__AVX512F__)
-#include <immintrin.h>
-#elif defined(__aarch64__)
-#include <arm_neon.h>
-#endif
+#include "vectors.h"
 
 namespace tr {
 namespace TR_ISA {
@@ -31,30 +27,24 @@ using index = std::ptrdiff_t;
 // A tile of C is tile_rows x (tile_vectors vectors). It lives in registers together with one row of a panel of B and
 // one broadcast element of A: 28+2+1 of 32 registers, 12+2+1 of 16.
 #if defined(__AVX512F__)
-constexpr int vector_bytes = 64, tile_rows = 14, tile_vectors = 2;
-#elif defined(__AVX2__)
-constexpr int vector_bytes = 32, tile_rows = 6, tile_vectors = 2;
+constexpr int tile_rows = 14, tile_vectors = 2;
 #elif defined(__aarch64__)
-constexpr int vector_bytes = 16, tile_rows = 8, tile_vectors = 2;
+constexpr int tile_rows = 8, tile_vectors = 2;
 #else
-constexpr int vector_bytes = 16, tile_rows = 6, tile_vectors = 2;
+constexpr int tile_rows = 6, tile_vectors = 2;
 #endif
 
 template <class T>
-struct Vector {
-    typedef T type __attribute__((vector_size(vector_bytes)));
-};
-template <class T>
-using vector = typename Vector<T>::type;
-template <class T>
 constexpr int panel_width = tile_vectors * vector_bytes / int(sizeof(T));
 
-// A panel's block of k_block rows (64 KiB, in double 32) stays in the second-level cache while all rows of A pass; from
-// there it streams, fetched `ahead` rows before use. Longer blocks are faster (measured: 256 to 1024 gain 3-5 %), as
-// each tile pays once a block for its start and its stores; shorter ones would lose fewer bits.
+// A panel's block of k_block rows (with AVX-512 128 KiB, in double 64) stays in the second-level cache while all rows of
+// A pass; from there it streams, fetched `ahead` rows before use. The first rows of A find it further away: it is
+// brought to the second level `far_ahead` rows before (measured on Zen 5: weights of several MiB 4-6 % faster). Longer
+// blocks are faster (256 to 1024 gain 3-5 %), as each tile pays once a block for its start and its stores; shorter ones
+// would lose fewer bits.
 template <class T>
-constexpr index k_block = (vector_bytes == 64 ? 2048 : 4096) / sizeof(T);
-constexpr index ahead = 16;
+constexpr index k_block = 4096 / sizeof(T);
+constexpr index ahead = 16, far_ahead = 128;
 
 // gemm: so many rows of A stay in the second-level cache, so many columns of B in the third.
 constexpr index row_block = 48 / tile_rows * tile_rows, column_block = 1024;
@@ -64,34 +54,6 @@ constexpr index row_block = 48 / tile_rows * tile_rows, column_block = 1024;
 constexpr index panels_together = 8;
 
 constexpr index least(index a, index b) { return a < b ? a : b; }
-
-template <class T>
-inline vector<T> load(const T *p) {
-    vector<T> v;
-    std::memcpy(&v, p, sizeof v);
-    return v;
-}
-template <class T>
-inline void store(T *p, vector<T> v) {
-    std::memcpy(p, &v, sizeof v);
-}
-
-// a * b + c: rounded once where the instruction set can (contraction is off, so it is asked for by name).
-#if defined(__AVX512F__)
-inline vector<float> mad(vector<float> a, vector<float> b, vector<float> c) { return _mm512_fmadd_ps(a, b, c); }
-inline vector<double> mad(vector<double> a, vector<double> b, vector<double> c) { return _mm512_fmadd_pd(a, b, c); }
-#elif defined(__FMA__)
-inline vector<float> mad(vector<float> a, vector<float> b, vector<float> c) { return _mm256_fmadd_ps(a, b, c); }
-inline vector<double> mad(vector<double> a, vector<double> b, vector<double> c) { return _mm256_fmadd_pd(a, b, c); }
-#elif defined(__aarch64__)
-inline vector<float> mad(vector<float> a, vector<float> b, vector<float> c) { return vfmaq_f32(c, a, b); }
-inline vector<double> mad(vector<double> a, vector<double> b, vector<double> c) { return vfmaq_f64(c, a, b); }
-#else
-template <class V>
-inline V mad(V a, V b, V c) {
-    return a * b + c;
-}
-#endif
 
 // sum[R][V] += one column of A, R elements `step` bytes apart from row to row, times one row of P panels of B.
 // Rows are reached from every third one by scaled addressing: 14 pointers would not fit the integer registers.
@@ -157,8 +119,11 @@ inline __attribute__((always_inline)) void tile(T *c, index ldc, const T *a, Lef
     const T *soon = b + ahead * along;
     for (const T *end = b + K * along; b != end; b += along) {
 #pragma GCC unroll 16
-        for (int v = 0; v < V; v += 64 / vector_bytes)  // a line each
-            __builtin_prefetch(soon + v / tile_vectors * stride + v % tile_vectors * W);
+        for (int v = 0; v < V; v += 64 / vector_bytes) {  // a line each
+            const T *line = soon + v / tile_vectors * stride + v % tile_vectors * W;
+            __builtin_prefetch(line);
+            __builtin_prefetch(line + (far_ahead - ahead) * along, 0, 2);
+        }
         soon += along;
         asm("" : "+r"(soon));  // or the compiler keeps a pointer a line
         if (left.rs == 1) {  // a column lies in one or two lines

@@ -9,75 +9,72 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "pointwise.h"
+#include "packs.h"
 
 namespace tr {
 namespace TR_ISA {
 
 /* ---- maps ----------------------------------------------------------------------------------- */
 
-/* `omp simd` says that iterations are independent, true also where out is one of the inputs. */
-template <class Op, int arity, class T>
-void map(T *out, const T *a, const T *b, const T *c, ptrdiff_t n) {
-    if constexpr (arity == 1) {
-#pragma omp simd
-        for (ptrdiff_t i = 0; i < n; i++) out[i] = Op::f(a[i]);
-    } else if constexpr (arity == 2) {
-#pragma omp simd
-        for (ptrdiff_t i = 0; i < n; i++) out[i] = Op::f(a[i], b[i]);
-    } else {
-#pragma omp simd
-        for (ptrdiff_t i = 0; i < n; i++) out[i] = Op::f(a[i], b[i], c[i]);
+/* P::count neighbours; bit k of `spread`: operand k is one element, which meets all of them. */
+template <class Op, int arity, int spread, class P, class T> TR_FN P map_pack(const T *a, const T *b, const T *c) {
+    const auto take = [](const T *p, bool is_one) { return is_one ? P(*p) : P::load(p); };
+    if constexpr (arity == 1)
+        return Op::f(take(a, spread & 1));
+    else if constexpr (arity == 2)
+        return Op::f(take(a, spread & 1), take(b, spread & 2));
+    else
+        return Op::f(take(a, spread & 1), take(b, spread & 2), take(c, spread & 4));
+}
+
+/* n neighbours. `out` may be one of the operands. */
+template <class Op, int arity, int spread, class T>
+TR_FN void map_row(T *out, const T *a, const T *b, const T *c, ptrdiff_t n) {
+    typedef Pack<T, 1> Small;
+    typedef Pack<T, 2> Large;
+    /* What is spread is read before anything is written. */
+    const T ones[] = {spread & 1 ? *a : T(), spread & 2 ? *b : T(), spread & 4 ? *c : T()};
+    ptrdiff_t i = 0;
+    const auto at = [&](const T *p, int k) { return spread >> k & 1 ? ones + k : p + i; };
+    for (; i + Large::count <= n; i += Large::count)
+        map_pack<Op, arity, spread, Large>(at(a, 0), at(b, 1), at(c, 2)).store(out + i);
+    if (i + Small::count <= n) {
+        map_pack<Op, arity, spread, Small>(at(a, 0), at(b, 1), at(c, 2)).store(out + i);
+        i += Small::count;
     }
+    if (i == n) return;
+    T aside[4][Small::count] = {}; /* the last ones, among zeros */
+    const T *const in[] = {a, b, c};
+    for (int k = 0; k < arity; k++) memcpy(aside[k], at(in[k], k), (spread >> k & 1 ? 1 : n - i) * sizeof(T));
+    map_pack<Op, arity, spread, Small>(aside[0], aside[1], aside[2]).store(aside[3]);
+    memcpy(out + i, aside[3], (n - i) * sizeof(T));
+}
+
+template <class Op, int arity, class T> void map(T *out, const T *a, const T *b, const T *c, ptrdiff_t n) {
+    map_row<Op, arity, 0>(out, a, b, c, n);
 }
 
 /* Rows of `width` elements, ld apart; bit k of `spread`: operand k has one element a row, which meets every column. */
-template <class Op, int arity, int spread, class T>
-void map_spread(T *out, ptrdiff_t ld, const T *const *in, const ptrdiff_t *lds, ptrdiff_t rows, ptrdiff_t width) {
-    constexpr int ka = 0, kb = arity > 1 ? 1 : 0, kc = arity > 2 ? 2 : 0;
-    for (ptrdiff_t r = 0; r < rows; r++) {
-        T *o = out + r * ld;
-        const T *a = in[ka] + r * lds[ka], *b = in[kb] + r * lds[kb], *c = in[kc] + r * lds[kc];
-        const T a0 = *a, b0 = *b, c0 = *c;
-        if constexpr (arity == 1) {
-#pragma omp simd
-            for (ptrdiff_t i = 0; i < width; i++) o[i] = Op::f(a[i]);
-        } else if constexpr (arity == 2) {
-#pragma omp simd
-            for (ptrdiff_t i = 0; i < width; i++) o[i] = Op::f(spread & 1 ? a0 : a[i], spread & 2 ? b0 : b[i]);
-        } else {
-#pragma omp simd
-            for (ptrdiff_t i = 0; i < width; i++)
-                o[i] = Op::f(spread & 1 ? a0 : a[i], spread & 2 ? b0 : b[i], spread & 4 ? c0 : c[i]);
-        }
-    }
-}
-
 template <class Op, int arity, class T, int spread = (1 << arity) - 2>
 void map_rows(T *out, ptrdiff_t ld, const T *const *in, const ptrdiff_t *lds, int spreads, ptrdiff_t rows,
               ptrdiff_t width) {
-    if (spreads == spread)
-        map_spread<Op, arity, spread>(out, ld, in, lds, rows, width);
-    else if constexpr (spread > 0)
-        map_rows<Op, arity, T, spread - 1>(out, ld, in, lds, spreads, rows, width);
+    if (spreads != spread) {
+        if constexpr (spread > 0) map_rows<Op, arity, T, spread - 1>(out, ld, in, lds, spreads, rows, width);
+        return;
+    }
+    constexpr int kb = arity > 1 ? 1 : 0, kc = arity > 2 ? 2 : 0;
+    for (ptrdiff_t r = 0; r < rows; r++)
+        map_row<Op, arity, spread>(out + r * ld, in[0] + r * lds[0], in[kb] + r * lds[kb], in[kc] + r * lds[kc], width);
 }
 
 /* ---- vectors for the reductions ------------------------------------------------------------- */
 
-#if defined(__AVX512F__)
-#define TR_VECTOR_BYTES 64
-#elif defined(__AVX2__)
-#define TR_VECTOR_BYTES 32
-#else
-#define TR_VECTOR_BYTES 16
-#endif
-
 /* A row is reduced in 64 bytes of lanes on every instruction set (16 float32, 8 float64): element i
  * always joins lane i mod lanes, so the order of additions is the same everywhere. */
 template <class T> struct Lanes {
-    typedef T Vector __attribute__((vector_size(TR_VECTOR_BYTES)));
-    static constexpr int count = 64 / sizeof(T), vectors = 64 / TR_VECTOR_BYTES;
-    static constexpr int width = TR_VECTOR_BYTES / sizeof(T);
+    typedef vector<T> Vector;
+    static constexpr int count = 64 / sizeof(T), vectors = 64 / vector_bytes;
+    static constexpr int width = vector_bytes / sizeof(T);
     Vector v[vectors];
 
     TR_FN Lanes fill(T value) {
@@ -89,7 +86,7 @@ template <class T> struct Lanes {
     TR_FN Lanes load(const T *p) {
         Lanes x;
 #pragma GCC unroll 4
-        for (int k = 0; k < vectors; k++) __builtin_memcpy(&x.v[k], p + k * width, TR_VECTOR_BYTES);
+        for (int k = 0; k < vectors; k++) __builtin_memcpy(&x.v[k], p + k * width, vector_bytes);
         return x;
     }
 };
@@ -107,7 +104,7 @@ struct Max {
 /* The lanes pairwise, k with k + half; here of so many neighbours in registers. */
 template <class R, class T, int n> TR_FN T join_lanes(const T *lane) {
     if constexpr (n * sizeof(T) > 16) {
-        constexpr int bytes = n * sizeof(T) / 2 < TR_VECTOR_BYTES ? n * sizeof(T) / 2 : TR_VECTOR_BYTES;
+        constexpr int bytes = n * sizeof(T) / 2 < vector_bytes ? n * sizeof(T) / 2 : vector_bytes;
         typedef T Vector __attribute__((vector_size(bytes)));
         constexpr int width = bytes / sizeof(T);
         T half[n / 2];

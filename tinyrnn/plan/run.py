@@ -301,7 +301,7 @@ class Body:
     def _sums_in_blocks(self) -> bool:
         """Whether a product sums in blocks, so that adding itself to a value rounds otherwise than being added."""
         step = self.step
-        return any(t.op is OPS["matmul"] and width(t.inputs[0]) > 256 for t in topological(step.results))
+        return any(t.op is OPS["matmul"] and width(t.inputs[0]) > 512 for t in topological(step.results))
 
     def program(
         self, record: tuple[bool, ...], keep: tuple[Tensor, ...], chained: bool = True, ends: bool = False
