@@ -100,18 +100,26 @@ struct Left {
     }
 };
 
-// C[R rows, P panels] [+]= A[R rows, K] B[K, P panels], K <= k_block, whole panels. From panel to panel of B it is
-// `stride` elements, from row to row `along`.
+// What a product is added to: what C has, if `add`, and then a row `bias` that all rows meet, if there is one.
+template <class T>
+struct Onto {
+    bool add;
+    const T *bias;
+    Onto at(index columns) const { return {add, bias ? bias + columns : nullptr}; }
+};
+
+// C[R rows, P panels] [+]= A[R rows, K] B[K, P panels] [+ bias], K <= k_block, whole panels. From panel to panel of B it
+// is `stride` elements, from row to row `along`.
 template <class T, int R, int P>
 inline __attribute__((always_inline)) void tile(T *c, index ldc, const T *a, Left left, const T *b, index stride,
-                                                index K, bool add, index along) {
+                                                index K, Onto<T> onto, index along) {
     constexpr int NR = panel_width<T>, W = NR / tile_vectors, V = P * tile_vectors;
     vector<T> sum[R][V] = {};
     const char *third[(R + 2) / 3];
 #pragma GCC unroll 16
     for (int i = 0; i < (R + 2) / 3; ++i) third[i] = reinterpret_cast<const char *>(a + 3 * i * left.rs);
     const index step = left.rs * index(sizeof(T)), on = left.cs * index(sizeof(T));
-    if (add)  // what is added to comes from afar, and has the time of the whole loop to arrive
+    if (onto.add)  // what is added to comes from afar, and has the time of the whole loop to arrive
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
@@ -142,7 +150,8 @@ inline __attribute__((always_inline)) void tile(T *c, index ldc, const T *a, Lef
 #pragma GCC unroll 16
         for (int v = 0; v < V; ++v) {
             T *p = c + r * ldc + v * W;
-            store(p, add ? load(p) + sum[r][v] : sum[r][v]);
+            const vector<T> whole = onto.add ? load(p) + sum[r][v] : sum[r][v];
+            store(p, onto.bias ? whole + load(onto.bias + v * W) : whole);
         }
 }
 
@@ -156,16 +165,16 @@ constexpr int panels_at_once(int rows) {
 
 // `tile` over several whole panels: P at a time, then P/2, ..
 template <class T, int R, int P = panels_at_once(R)>
-void strip(T *c, index ldc, const T *a, Left left, const T *b, index stride, index K, index panels, bool add,
+void strip(T *c, index ldc, const T *a, Left left, const T *b, index stride, index K, index panels, Onto<T> onto,
            index along) {
-    for (; panels >= P; panels -= P, c += P * panel_width<T>, b += P * stride)
-        tile<T, R, P>(c, ldc, a, left, b, stride, K, add, along);
+    for (; panels >= P; panels -= P, c += P * panel_width<T>, b += P * stride, onto = onto.at(P * panel_width<T>))
+        tile<T, R, P>(c, ldc, a, left, b, stride, K, onto, along);
     if constexpr (P > 1)
-        if (panels) strip<T, R, P / 2>(c, ldc, a, left, b, stride, K, panels, add, along);
+        if (panels) strip<T, R, P / 2>(c, ldc, a, left, b, stride, K, panels, onto, along);
 }
 
 template <class T>
-using Strip = void (*)(T *, index, const T *, Left, const T *, index, index, index, bool, index);
+using Strip = void (*)(T *, index, const T *, Left, const T *, index, index, index, Onto<T>, index);
 template <class T, int... R>
 inline Strip<T> strip_of(int rows, std::integer_sequence<int, R...>) {
     static constexpr Strip<T> table[] = {strip<T, R + 1>...};
@@ -179,23 +188,24 @@ struct Rows {
         : tiles((M + tile_rows - 1) / tile_rows), each(tiles == 1 ? M : M / tiles), taller(M - tiles * each) {}
 };
 
-// C[M, panels] [+]= A[M, K] B[K, panels], K <= k_block; `width` counts the columns of C, the last panel may be partial.
+// C[M, panels] [+]= A[M, K] B[K, panels] [+ bias], K <= k_block; `width` counts the columns of C, the last panel may be partial.
 // before(k) is called before tile k.
 template <class T, class Call>
 inline void block(T *c, index ldc, const T *a, Left left, const T *b, index stride, Rows M, index K, index width,
-                  bool add, index along, const Call &before) {
+                  Onto<T> onto, index along, const Call &before) {
     constexpr index NR = panel_width<T>;
     const index whole = width / NR, rest = width % NR;
     for (index i = 0; i < M.tiles; ++i) {
         before(i);
         const index R = M.each + (i < M.taller);
         const Strip<T> run = strip_of<T>(int(R), std::make_integer_sequence<int, tile_rows>());
-        if (whole) run(c, ldc, a, left, b, stride, K, whole, add, along);
+        if (whole) run(c, ldc, a, left, b, stride, K, whole, onto, along);
         if (rest) {  // through a whole tile aside, so that no store leaves C
-            T aside[tile_rows * NR];
-            if (add)
+            T aside[tile_rows * NR], bias[NR] = {};
+            if (onto.bias) std::memcpy(bias, onto.bias + whole * NR, rest * sizeof(T));
+            if (onto.add)
                 for (index r = 0; r < R; ++r) std::memcpy(aside + r * NR, c + r * ldc + whole * NR, rest * sizeof(T));
-            run(aside, NR, a, left, b + whole * stride, stride, K, 1, add, along);
+            run(aside, NR, a, left, b + whole * stride, stride, K, 1, {onto.add, onto.bias ? bias : nullptr}, along);
             for (index r = 0; r < R; ++r) std::memcpy(c + r * ldc + whole * NR, aside + r * NR, rest * sizeof(T));
         }
         c += R * ldc;
@@ -203,9 +213,14 @@ inline void block(T *c, index ldc, const T *a, Left left, const T *b, index stri
     }
 }
 
+// A product of no columns.
 template <class T>
-inline void zero(T *c, index ldc, index M, index N) {
-    for (index i = 0; i < M; ++i) std::memset(c + i * ldc, 0, N * sizeof(T));
+inline void nothing(T *c, index ldc, index M, index N, Onto<T> onto) {
+    for (index i = 0; i < M; ++i)
+        for (index j = 0; j < N; ++j) {
+            T &x = c[i * ldc + j];
+            x = (onto.add ? x : 0) + (onto.bias ? onto.bias[j] : 0);
+        }
 }
 
 // out (4, 4) = in (4, 4) transposed.
@@ -290,18 +305,16 @@ inline std::ptrdiff_t product_workspace(std::ptrdiff_t M, std::ptrdiff_t K, std:
     return product_detail::Left{lda, 1}.is_copied<T>(M) ? M * (K + line) : 0;
 }
 
-// C (M, N), rows ldc apart, = (add: +=) A (M, K), rows lda apart, times packed B. C may not overlap A or B.
-// `workspace`: product_workspace(M, K, lda) elements. meanwhile(k, n) is called for k = 0 .. n - 1, evenly on the way.
+// C (M, N), rows ldc apart, = (add: +=) A (M, K), rows lda apart, times packed B; then += bias (N), unless it is null.
+// C may not overlap A or B. `workspace`: product_workspace(M, K, lda) elements. meanwhile(k, n) is called for k = 0 .. n - 1, evenly on the way.
 template <class T, class Meanwhile>
 inline void product(T *c, std::ptrdiff_t ldc, const T *a, std::ptrdiff_t lda, const T *packed, std::ptrdiff_t M,
-                    std::ptrdiff_t K, std::ptrdiff_t N, bool add, T *workspace, const Meanwhile &meanwhile) {
+                    std::ptrdiff_t K, std::ptrdiff_t N, bool add, const T *bias, T *workspace,
+                    const Meanwhile &meanwhile) {
     using namespace product_detail;
     constexpr index NR = panel_width<T>;
     if (M <= 0 || N <= 0) return;
-    if (K <= 0) {
-        if (!add) zero(c, ldc, M, N);
-        return;
-    }
+    if (K <= 0) return nothing(c, ldc, M, N, Onto<T>{add, bias});
     if (const index size = product_workspace<T>(M, K, lda)) {
         copy(workspace, size / M, a, lda, 1, M, K);
         a = workspace;
@@ -314,7 +327,7 @@ inline void product(T *c, std::ptrdiff_t ldc, const T *a, std::ptrdiff_t lda, co
     for (index g = 0, j = 0; g < groups; ++g, j += group)
         for (index k = 0; k < K; k += k_block<T>)
             block(c + j, ldc, a + k, {lda, 1}, packed + j * K + k * NR, K * NR, rows, least(K - k, k_block<T>),
-                  least(N - j, group), add || k, NR, [&](index i) {
+                  least(N - j, group), Onto<T>{add || k, K - k > k_block<T> ? nullptr : bias}.at(j), NR, [&](index i) {
                       if (!k) meanwhile(g * rows.tiles + i, parts);
                   });
 }
@@ -337,7 +350,7 @@ inline void gemm(const Side *sides, std::ptrdiff_t n_sides, std::ptrdiff_t ldc, 
     constexpr index NR = panel_width<T>;
     if (N <= 0) return;
     if (K <= 0) {
-        for (const Side *s = sides; s != sides + n_sides && !add; ++s) zero(s->c, ldc, s->M, N);
+        for (const Side *s = sides; s != sides + n_sides; ++s) nothing(s->c, ldc, s->M, N, Onto<T>{add, nullptr});
         return;
     }
     for (index j0 = 0; j0 < N; j0 += column_block)
@@ -367,7 +380,8 @@ inline void gemm(const Side *sides, std::ptrdiff_t n_sides, std::ptrdiff_t ldc, 
                     const Rows rows(m);
                     for (index j = 0; j < n; j += panels_together * NR)
                         block(s->c + i0 * ldc + j0 + j, ldc, left, lies, right + j / NR * panel, panel, rows, k,
-                              least(n - j, panels_together * NR), add || k0, packs ? NR : b_rs, [](index) {});
+                              least(n - j, panels_together * NR), Onto<T>{add || k0, nullptr}, packs ? NR : b_rs,
+                              [](index) {});
                 }
             }
         }

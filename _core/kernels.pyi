@@ -9,6 +9,8 @@ _Float = TypeVar("_Float", np.float32, np.float64)
 
 POINTWISE: Final[dict[str, tuple[int, int]]]
 PLACES: Final[dict[str, int]]
+ONTO: Final[int]
+BIAS: Final[int]
 SUM_STEPS: Final[int]
 KINDS: Final[dict[str, int]]
 INSTRUCTION_FIELDS: Final[tuple[str, ...]]

@@ -734,6 +734,7 @@ PLACES = {"scratch": SCRATCH, "tile": TILE, "vector": VECTOR, "sequence": SEQUEN
           "partial": PARTIAL}
 SUM_STEPS = sum_steps
 KINDS = {"map": 0, "product": 1, "copy": 2, "sum": 3, "max": 4, "gather": 5, "scatter_add": 6}
+ONTO, BIAS = 1, 2
 INSTRUCTION_FIELDS = ("kind", "code", "width", "inner", "n", "add", "index", "spread", "dst", "dst_at", "a", "a_at",
                       "b", "b_at", "c", "c_at")
 

@@ -34,10 +34,11 @@ constexpr size_t whole_pages(size_t bytes) { return whole(bytes, page_bytes); }
 constexpr ptrdiff_t sum_steps = 16;
 
 enum Kind : int32_t { MAP, PRODUCT, COPY, SUM, MAXIMUM, GATHER, SCATTER_ADD };
+enum Add : int32_t { ONTO = 1, BIAS = 2 };
 
 // dst = op(a, b, c), each at a buffer and a column.
 //   MAP          the elementwise op `code` over `width` columns; bit k of `spread`: its operand k is one column, for all
-//   PRODUCT      dst (width columns) = a (inner columns) @ weight `code`; adds to dst if `add`
+//   PRODUCT      dst (width columns) = a (inner columns) @ weight `code`; `add`: ONTO adds it to dst, BIAS then the row b
 //   COPY         dst = a
 //   SUM, MAXIMUM dst = reduction over the middle axis of a row seen as (outer, n, inner); width = outer * inner
 //   GATHER       dst[j] = a[index[j]], j < width;  SCATTER_ADD  dst[0..inner) = 0, then dst[index[j]] += a[j]

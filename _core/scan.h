@@ -243,8 +243,8 @@ void run_loop(const Loop<T> &loop, const Table &table, ptrdiff_t first, ptrdiff_
             if (i->kind == PRODUCT) {
                 const auto multiply = [&](const auto &meanwhile) {
                     product<T>(at[i->dst] + i->dst_at, loop.buffers[i->dst].ld, at[i->a] + i->a_at,
-                               loop.buffers[i->a].ld, loop.weights[i->code], rows, i->inner, i->width, i->add, aside,
-                               meanwhile);
+                               loop.buffers[i->a].ld, loop.weights[i->code], rows, i->inner, i->width, i->add & ONTO,
+                               i->add & BIAS ? at[i->b] + i->b_at : nullptr, aside, meanwhile);
                 };
                 if (fetches) {
                     fetch = Fetch<T>(loop, i + 1, k, first, rows);

@@ -125,10 +125,12 @@ def test_products_have_the_least_size():
 
 
 def test_the_work_of_training_is_five_products():
-    """Input, recurrent, its transpose, and two for the weights: a sixth only for the input's gradient."""
+    """Input, recurrent, its transpose, and two for the weights: a sixth only for the input's gradient. The recurrent one
+    adds the biases.
+    """
     e = explanation_of(LSTM(H, H))
     works = [*e.forward.hoisted, *e.forward.products, *e.reverse.products, *e.reverse.deferred]
-    assert sum(w.flops for w in works if w.flops >= 2 * H * 4 * H) == 5 * 2 * H * 4 * H
+    assert sum(w.flops for w in works if w.flops >= 2 * H * 4 * H) == 5 * 2 * H * 4 * H + 4 * H
     assert [w.flops for w in e.reverse.optional] == [2 * 4 * H * H]
 
 
@@ -187,9 +189,9 @@ def test_gates_live_where_the_hoisted_product_was():
     """So the loop needs no memory for them, and the product adds itself to what is there."""
     lstm, gru = explanation_of(LSTM(I, H)).forward.instructions, explanation_of(GRU(I, H)).forward.instructions
     assert lstm[0].startswith("sequence0+0 += product")
-    assert f"sequence0+0 = sigmoid {3 * H}:" in lstm[2]
-    assert f"sequence0+{3 * H} = tanh {H}:" in lstm[3]
-    assert len(lstm) == 8
+    assert f"sequence0+0 = sigmoid {3 * H}:" in lstm[1]
+    assert f"sequence0+{3 * H} = tanh {H}:" in lstm[2]
+    assert len(lstm) == 7
     assert sum("copy" in line for line in (*lstm, *gru)) == 0
 
 
@@ -302,31 +304,30 @@ def test_the_loop_is_told_in_the_names_of_the_step():
     e = explanation_of(LSTM(I, H))
     (group,) = e.forward.groups
     assert group.equations == (
-        "v2 = v1 + b_[ifog]",
-        f"[i, f, o] = sigmoid(v2[:, 0:{3 * H}])",
-        f"g = tanh(v2[:, {3 * H}:{4 * H}])",
+        f"[i, f, o] = sigmoid(v1[:, 0:{3 * H}])",
+        f"g = tanh(v1[:, {3 * H}:{4 * H}])",
         "c' = i * g + f * c",
-        "v3 = tanh(c')",
-        "h' = o * v3",
+        "v2 = tanh(c')",
+        "h' = o * v2",
     )
-    assert e.forward.products[0].equation == "v1 = u + h @ W_h[ifog]"
+    assert e.forward.products[0].equation == "v1 = u + h @ W_h[ifog] + b_[ifog]"
     assert e.reverse.products[0].equation == "dh = du @ W_h[ifog].T"
-    assert "do = v1 * v3" in e.reverse.groups[0].equations
-    assert e.reverse.reads == ("h", "c", "[i, f, o]", "g", "v3")
+    assert "do = v1 * v2" in e.reverse.groups[0].equations
+    assert e.reverse.reads == ("h", "c", "[i, f, o]", "g", "v2")
 
 
 def test_operations_and_bytes():
     cell = LSTM(I, H)
     e, batch = explanation_of(cell), explanation_of(cell, batch=4)
     product = 2 * H * 4 * H
-    # the bias to four gates, five activations, f * c, the multiply-add, and o * tanh(c'), for every unit
+    # the bias to four gates, which the product adds, five activations, f * c, the multiply-add, and o * tanh(c'), for every unit
     assert e.forward.loop_flops == product + (4 + 5 + 1 + 2 + 1) * H
     assert e.forward.flops == e.forward.loop_flops + 2 * I * 4 * H
     assert e.forward.weight_bytes == 4 * H * 4 * H
     # the hoisted product reads x and writes four units' worth; the loop turns them into gates, and adds three more
     assert e.forward.bytes == 4 * (I + 4 * H + 4 * H + 3 * H)
     assert sum(e.forward.shares) == pytest.approx(1)
-    assert e.forward.shares[0] == product / e.forward.loop_flops
+    assert e.forward.shares[0] == (product + 4 * H) / e.forward.loop_flops
     assert batch.flops == 4 * e.flops
     assert batch.bytes == 4 * (e.bytes - 2 * e.forward.weight_bytes) + 2 * e.forward.weight_bytes
     assert e.batch is None
@@ -341,8 +342,8 @@ def test_many_rows_multiply_their_inputs_in_the_loop():
     assert many.forward.hoisted == ()
     assert [p.equation for p in many.forward.products] == [
         "v1 = x @ W_x[rzn]",
-        f"v2 = v1[:, 0:{2 * H}] + h @ W_h[rz]",
-        f"v4 = v1[:, {2 * H}:{3 * H}] + v3 @ W_hn",
+        f"v2 = v1[:, 0:{2 * H}] + h @ W_h[rz] + b_[rz]",
+        f"v4 = v1[:, {2 * H}:{3 * H}] + v3 @ W_hn + b_n",
     ]
     assert many.forward.weight_bytes == 4 * 3 * H * (I + H)
     assert many.forward.row_bytes == 4 * (I + 5 * H)  # x, and what is kept: h', r, z, r * h, n

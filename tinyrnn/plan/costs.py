@@ -68,9 +68,10 @@ def listing(program: Program) -> tuple[str, ...]:
 
     def text(i: dict[str, int]) -> str:
         kind = kinds[i["kind"]]
-        arity = kernels.POINTWISE[codes[i["code"]]][1] if kind == "map" else 1
+        adds = i["add"] & kernels.BIAS if kind == "product" else 0
+        arity = kernels.POINTWISE[codes[i["code"]]][1] if kind == "map" else 1 + bool(adds)
         at = [f"{program.buffers[i[n]].place}{i[n]}+{i[f'{n}_at']}" for n in ("dst", "a", "b", "c")[: arity + 1]]
         what = codes[i["code"]] if kind == "map" else f"{kind}{i['code']} {i['inner']} x" if kind == "product" else kind
-        return f"{at[0]} {'+' * i['add']}= {what} {i['width']}: {', '.join(at[1:])}"
+        return f"{at[0]} {'+' * (i['add'] & kernels.ONTO)}= {what} {i['width']}: {', '.join(at[1:])}"
 
     return tuple(map(text, program.instructions))

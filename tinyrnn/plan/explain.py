@@ -191,7 +191,7 @@ class _Found:
         place: dict[Tensor, int] = {}
         runs_nothing = set()
         for t, begin, end in zip(values, [0, *ends], ends, strict=False):
-            if begin == end:
+            if begin == end and (t.op is None or t.op.code < 0):  # else it is a bias, and the product before adds it
                 runs_nothing.add(t)
             at = max(begin - (begin == end), 0)
             place[t] = next((k for k, (_, start, stop) in enumerate(runs) if start <= at < stop), 0)
@@ -217,7 +217,9 @@ class _Found:
         for k, (is_product, start, stop) in enumerate(runs):
             here = program.instructions[start:stop]
             if is_product:
-                phases.append(Product("; ".join(lines.get(k, [])), here[0]["inner"], here[0]["width"]))
+                [i] = here
+                has_bias = bool(i["add"] & kernels.BIAS)
+                phases.append(Product("; ".join(lines.get(k, [])), i["inner"], i["width"], has_bias))
             else:
                 phases.append(Group(tuple(lines.get(k, [])), len(here), sum(map(instruction_flops, here))))
         self.phases = tuple(phases)

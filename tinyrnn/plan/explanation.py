@@ -20,10 +20,11 @@ class Product:
     equation: str
     inner: int
     width: int
+    has_bias: bool = False
 
     @property
     def flops(self) -> int:
-        return 2 * self.inner * self.width
+        return 2 * self.inner * self.width + self.width * self.has_bias
 
 
 @dataclass(frozen=True)

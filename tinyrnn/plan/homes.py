@@ -2,8 +2,9 @@
 
 Slices and reshapes are views of their source's home. What a concatenation joins is computed at its place in the whole,
 so that a product finds its left side in one piece. A value wanted for the whole sequence has its home in that sequence,
-and sums and kept values take the place of a hoisted product that nobody else reads. A value of which only the sum over
-all steps is wanted is added to a few partial sums where it is made.
+and sums and kept values take the place of a hoisted product that nobody else reads. A sum that ends with a bias stays
+where its products are added up: the last of them adds the bias. A value of which only the sum over all steps is wanted
+is added to a few partial sums where it is made.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Homes:
         self.scratch: dict[int, None] = {}
         self.vectors: dict[tuple[Tensor, tuple[int, ...]], int] = {}  # the buffer of each
         self.adds_into: dict[Tensor, Tensor] = {}  # a product -> the sum that it adds itself into
+        self.biased: dict[Tensor, Tensor] = {}  # what a product yields -> the same with a bias, which it adds, too
         self.phase: dict[Tensor, int] = {}  # how many products a value waits for, one behind the other
         for t in self.nodes:
             before = max((self.phase[s] for s in t.inputs or () if s in self.phase), default=0)
@@ -162,6 +164,9 @@ class Homes:
                         self.home[part] = (whole[0], whole[1] + joined[part][1])
         for t in self.nodes:
             self._join_sum(t)
+        for t in self.nodes:
+            if t not in self.home and self._is_product(t) and (biased := self._with_bias(t)) is not None:
+                self.biased[t] = biased
         for t in reversed(self.nodes):
             if self._is_product(t) and t.op is add:
                 for s in t.inputs:
@@ -226,10 +231,10 @@ class Homes:
                 self._add_products(reads, self._home(t)[0], kept)
 
     def _summands(self, source: Tensor) -> list[Read] | None:
-        """Who reads columns of a source, if they all are sums onto which a product, or one of elements, is added."""
+        """Who reads columns of a source, if some are sums onto which a product, or all onto which one of elements is added."""
         reads = self._reads(source) or []
-        fits = all(self._product_onto(t) is not None or self._ends_with(t, source) for t, _, _ in reads)
-        return reads if fits else None
+        onto = any(self._product_onto(t) is not None for t, _, _ in reads)
+        return reads if onto or all(self._ends_with(t, source) for t, _, _ in reads) else None
 
     def _add_products(
         self, reads: Sequence[Read], buffer: int, kept: Sequence[Tensor]
@@ -252,6 +257,11 @@ class Homes:
                 product = self._product_onto(follower) if len(self.readers[t]) == 1 else None
                 if product is not None and follower is not None:
                     t = follower
+            biased = self._with_bias(t)
+            if biased is not None and t not in kept:
+                self.biased[t] = biased
+                t = biased
+                self.home[t] = (buffer, start)
             if t in kept:
                 found[t] = start
             else:
@@ -267,6 +277,14 @@ class Homes:
             if alone and q not in self.early and p.shape == q.shape == t.shape:
                 return q
         return None
+
+    def _with_bias(self, t: Tensor) -> Tensor | None:
+        """The sum of what a product yields and a row of parameters, if nobody wants the former alone."""
+        if len(self.readers[t]) != 1 or (reader := self.readers[t][0]) is None or reader.op is not add:
+            return None
+        fits = reader.shape == t.shape and reader not in self.body.nexts and reader not in self.home
+        vectors = [s for s in reader.inputs if s is not t and (not is_rowed(s) or self._is_vector(s))]
+        return reader if fits and vectors else None
 
     def _ends_with(self, t: Tensor | None, seq: Tensor) -> bool:
         """Whether t is a * b + c, with c columns of seq."""
@@ -317,5 +335,6 @@ class Homes:
         return buffer, 0
 
     def _is_product(self, t: Tensor) -> bool:
-        """Whether a product instruction yields t: a product, or a sum that one adds itself to."""
-        return t.op is OPS["matmul"] or any(self.adds_into.get(s) is t for s in t.inputs or ())
+        """Whether a product instruction yields t: a product, or a sum that one adds itself to, or with its bias."""
+        inputs = t.inputs or ()
+        return t.op is OPS["matmul"] or any(self.adds_into.get(s) is t or self.biased.get(s) is t for s in inputs)

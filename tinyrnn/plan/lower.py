@@ -104,7 +104,9 @@ class _Lowering(Homes):
                 ends = any(self._resolved(s) in self.ending for s in t.inputs)
                 group[t] = (min if ends else max)(fits, default=begin[t])
                 needed.add(group[t])
-        nodes = sorted(self.nodes, key=lambda t: (group[t], not self._is_product(t), t.order))
+        # A sum that its product adds a bias to follows it.
+        turn = {biased: (t.order, 1) for t, biased in self.biased.items()}
+        nodes = sorted(self.nodes, key=lambda t: (group[t], not self._is_product(t), turn.get(t, (t.order, 0))))
         return self._late_takers(nodes, group) if self.ending else nodes
 
     def _late_takers(self, nodes: list[Tensor], group: dict[Tensor, int]) -> list[Tensor]:
@@ -161,6 +163,8 @@ class _Lowering(Homes):
                 if self.adds_into.get(s) is t:
                     self._emit_product(s)
                     return
+                if self.biased.get(s) is t:
+                    return  # the product did it
             spread = [self._is_spread(s, t.shape[1:]) for s in t.inputs]
             if all(spread):
                 spread[0] = False
@@ -251,9 +255,14 @@ class _Lowering(Homes):
         if number == len(self.program.weights):
             self.program.weights.append(w)
         (to, at), (source, start), (inner, columns) = self._home(t), self._home(a), w.shape
+        total = self.adds_into.get(t, t)
+        how, row = kernels.ONTO * (t in self.adds_into), None
+        if (biased := self.biased.get(total)) is not None:
+            [bias] = [s for s in biased.inputs if s is not total]
+            how, row = how | kernels.BIAS, self._operand(bias, biased.shape[1:])
         for k in range(width(a) // inner):  # a row may hold several rows of the product
-            self._add("product", (to, at + k * columns), (source, start + k * inner), code=number, width=columns,
-                      inner=inner, add=int(t in self.adds_into))  # fmt: skip
+            sources = [(source, start + k * inner), *([] if row is None else [(row[0], row[1] + k * columns)])]
+            self._add("product", (to, at + k * columns), *sources, code=number, width=columns, inner=inner, add=how)
 
     def _emit_concat(self, t: Tensor) -> None:
         """The parts side by side; along another axis than the first of a row they are put in order afterwards."""

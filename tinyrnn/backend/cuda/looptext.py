@@ -264,12 +264,15 @@ class LoopText(LoopLayout):
                 yield f"const int j = block * {side.columns} + c;"
                 yield f"const bool there = j < {i['width']};"
             to = self._at(i["dst"], "row", f"{i['dst_at']} + j")
-            if i["add"]:
+            if i["add"] & kernels.ONTO:
                 old = to
                 writer = self.stages.writer_of.get((action, action.writes[0][0]))
                 if writer is not None and self.stages.in_tile(writer, action):
                     old = self._in_tile(writer, i["dst_at"], "r", "c")
                 yield f"if (there) t{n}[e] += {old};"
+            if i["add"] & kernels.BIAS:
+                bias = self._at(i["b"], "row", f"{i['b_at']} + j")
+                yield f"if (there) t{n}[e] += {bias};"
             if stored:
                 yield f"if (there) {to} = t{n}[e];"
             if sent:

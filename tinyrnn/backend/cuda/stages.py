@@ -175,7 +175,7 @@ class Stages:
             if self.places[b] != "vector":
                 reach = (ROW if self._is_row(b, units) else OWN) if form in ("units", "fold", "row") else CROSS
                 action.reads += [(place, reach) for place in self.cut(b, at, width)]
-        if form == "product" and i["add"]:
+        if form == "product" and i["add"] & kernels.ONTO:
             action.reads += action.writes
         return action
 
@@ -189,6 +189,7 @@ class Stages:
         """Give every action its level, and what it runs after."""
         written: dict[Location, tuple[Action, str]] = {}
         reading: dict[Location, list[tuple[Action, str]]] = {}
+        latest = 0
         for action in self.actions:
             for at, reach in action.reads:
                 if at in written:
@@ -199,6 +200,10 @@ class Stages:
                     self._put_after(action, reach, *other)
                 written[at] = (action, reach)
                 reading[at] = []
+            # What the program has behind a product does not run before it: it would have to be stored until then.
+            action.level = max(action.level, latest)
+            if action.form == "product":
+                latest = action.level
 
     @staticmethod
     def _put_after(action: Action, reach: str, other: Action, their: str) -> None:
