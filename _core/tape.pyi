@@ -1,5 +1,5 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -36,6 +36,12 @@ def pick(hub: Tensor, k: int, n: int, array: Any) -> Tensor: ...
 def turned_product(a: Tensor, b: Tensor, a_turned: bool, b_turned: bool) -> Tensor | None: ...
 
 class TraceError(RuntimeError): ...
+
+@disjoint_base
+class Mode:
+    mode: ClassVar[int]
+    def __enter__(self) -> None: ...
+    def __exit__(self, kind: object, error: object, traceback: object) -> None: ...
 
 @disjoint_base
 class Abstract:

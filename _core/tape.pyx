@@ -89,6 +89,24 @@ def set_mode(int value):
     return before
 
 
+cdef class Mode:
+    """Sets the calling thread's recording mode, a subclass's `mode`, for a with block; may be nested."""
+
+    cdef list _before
+
+    def __cinit__(self):
+        self._before = []
+
+    def __enter__(self):
+        global tr_mode
+        self._before.append(tr_mode)
+        tr_mode = self.mode
+
+    def __exit__(self, kind, error, traceback):
+        global tr_mode
+        tr_mode = self._before.pop()
+
+
 _watching = threading.local()
 
 

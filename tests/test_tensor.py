@@ -811,6 +811,30 @@ def test_no_grad_holds_for_its_thread_alone():
         in_threads(1, lambda k: (x * 2.0).backward())  # a new thread records
 
 
+def test_a_function_that_records_nothing_in_two_threads():
+    """Each call puts back the mode of its own thread, also where the first to come is the first to go."""
+    x = leaf(1.0)
+    came, went = [threading.Event(), threading.Event()], threading.Event()
+
+    @tr.no_grad()
+    def stay(k):
+        came[k].set()
+        assert (came[1] if k == 0 else went).wait(60)
+
+    def work(k):
+        if k == 0:
+            stay(k)
+            went.set()
+            assert (x * 2.0).requires_grad
+        else:
+            assert came[0].wait(60)
+            with tr.no_grad():
+                stay(k)
+                assert not (x * 2.0).requires_grad
+
+    in_threads(2, work)
+
+
 # -- any program -------------------------------------------------------------------------------------------------------
 
 

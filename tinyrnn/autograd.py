@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import ContextDecorator
-from typing import Any, overload
+from typing import Any, Self, overload
 
 from numpy.typing import ArrayLike, DTypeLike
 
-from tinyrnn._core.tape import EVERYTHING, OFF, ON, Tape, Tensor, float_dtype, set_mode, share
+from tinyrnn._core.tape import EVERYTHING, OFF, ON, Mode, Tape, Tensor, float_dtype, share
 from tinyrnn.backend import check_device
 from tinyrnn.backend import from_dlpack as array_from_dlpack
 from tinyrnn.checks import type_name
@@ -46,37 +46,29 @@ def from_dlpack(x: Any) -> Tensor:
     return share(array)
 
 
-class _Mode(ContextDecorator):
+class _Mode(Mode, ContextDecorator):
     """Sets the calling thread's recording mode for a with block or a decorated function; may be nested."""
 
-    _mode = ON
-
-    def __init__(self) -> None:
-        self._before: list[int] = []
-
-    def __enter__(self) -> None:
-        self._before.append(set_mode(self._mode))
-
-    def __exit__(self, *exc: object) -> None:
-        set_mode(self._before.pop())
+    def _recreate_cm(self) -> Self:
+        return type(self)()  # a call of its own, as a decorated function may run in several threads at once
 
 
 class no_grad(_Mode):  # noqa: N801  (named as a function, as in PyTorch)
     """Record nothing: `with tr.no_grad(): ...` or `@tr.no_grad()`. Holds for the calling thread alone."""
 
-    _mode = OFF
+    mode = OFF
 
 
 class enable_grad(_Mode):  # noqa: N801
     """Record again inside a no_grad block."""
 
-    _mode = ON
+    mode = ON
 
 
 class recording(_Mode):  # noqa: N801
     """Record every op, whether a gradient is wanted or not: how a cell's step becomes a program."""
 
-    _mode = EVERYTHING
+    mode = EVERYTHING
 
 
 @overload
