@@ -6,7 +6,6 @@ processor has, or the one named by the environment variable TINYRNN_ISA. Arrays 
 kernel needs of them (dtype, contiguity) is checked here, so that the loops need not.
 """
 
-import math
 import os
 
 cimport numpy as cnp
@@ -236,6 +235,10 @@ def passing():
     return PyCapsule_New(<void *> _pass_over, "tinyrnn.pass_over", NULL)
 
 
+cdef enum:
+    MAX_DIMS = 64           # NumPy's own limit
+
+
 cdef class Block:
     """The memory of a large array, which goes back to the pool with the last array that views it."""
 
@@ -257,18 +260,28 @@ cdef class Block:
 
 def empty(tuple shape, dtype):
     """np.empty, with the memory of large arrays used again."""
-    cdef cnp.npy_intp dims[64]
-    cdef Py_ssize_t n = (<cnp.dtype> dtype).itemsize, d
+    return _new(shape, dtype, False)
+
+
+cdef cnp.ndarray _new(tuple shape, kind, bint cleared):
+    """A new array; where it is small, of zeros if `cleared`."""
+    cdef cnp.dtype dtype = kind if isinstance(kind, cnp.dtype) else np.dtype(kind)
+    cdef cnp.npy_intp sizes[MAX_DIMS]
+    cdef Py_ssize_t n = dtype.itemsize, d
     cdef int nd = len(shape)
     cdef Block block
     cdef cnp.ndarray array
+    if nd > MAX_DIMS:
+        return np.empty(shape, dtype)       # says what is wrong
     for d in range(nd):
-        dims[d] = shape[d]
-        n *= dims[d]
+        sizes[d] = shape[d]
+        n *= sizes[d]
     if n < LARGE:
-        return cnp.PyArray_EMPTY(nd, dims, (<cnp.dtype> dtype).type_num, 0)
+        if cleared:
+            return cnp.PyArray_ZEROS(nd, sizes, dtype.type_num, 0)
+        return cnp.PyArray_EMPTY(nd, sizes, dtype.type_num, 0)
     block = Block(n)
-    array = cnp.PyArray_SimpleNewFromData(nd, dims, (<cnp.dtype> dtype).type_num, block.memory)
+    array = cnp.PyArray_SimpleNewFromData(nd, sizes, dtype.type_num, block.memory)
     cnp.set_array_base(array, block)
     return array
 
@@ -309,14 +322,39 @@ cdef void _clear(const void *work, Py_ssize_t k) noexcept nogil:
 
 def zeros(tuple shape, dtype):
     """np.zeros, with the memory of large arrays used again."""
-    cdef cnp.ndarray array
+    cdef cnp.ndarray array = _new(shape, dtype, True)
     cdef Pass o
-    if math.prod(shape) * (<cnp.dtype> dtype).itemsize < LARGE:
-        return np.zeros(shape, dtype)
-    array = empty(shape, dtype)
-    o.n, o.each, o.to = cnp.PyArray_NBYTES(array), 4 * STRETCH, cnp.PyArray_BYTES(array)
-    _pass_over(o.n, (o.n + o.each - 1) // o.each, _clear, &o)
+    if cnp.PyArray_NBYTES(array) >= LARGE:
+        o.n, o.each, o.to = cnp.PyArray_NBYTES(array), 4 * STRETCH, cnp.PyArray_BYTES(array)
+        _pass_over(o.n, (o.n + o.each - 1) // o.each, _clear, &o)
     return array
+
+
+def reshape(cnp.ndarray x, tuple shape):
+    """x.reshape(shape), where no size is left open."""
+    cdef cnp.npy_intp sizes[MAX_DIMS]
+    cdef cnp.PyArray_Dims dims
+    cdef int nd = len(shape), d
+    if nd > MAX_DIMS:
+        return x.reshape(shape)             # says what is wrong
+    for d in range(nd):
+        sizes[d] = shape[d]
+    dims.ptr, dims.len = sizes, nd
+    return cnp.PyArray_Newshape(x, &dims, cnp.NPY_CORDER)
+
+
+def matrix(cnp.ndarray x, Py_ssize_t rows, Py_ssize_t columns):
+    """An array as a matrix whose rows lie in one piece each; a copy only if need be."""
+    if cnp.PyArray_NDIM(x) == 2 and cnp.PyArray_STRIDE(x, 1) == cnp.PyArray_ITEMSIZE(x):
+        return x
+    return reshape(np.ascontiguousarray(x), (rows, columns))
+
+
+def repeated(cnp.ndarray x, tuple row):
+    """An array repeated to a row's shape, in one piece."""
+    if cnp.PyArray_IS_C_CONTIGUOUS(x) and (<object> x).shape == row:
+        return x
+    return np.ascontiguousarray(np.broadcast_to(x, (1, *row)))
 
 
 cdef cnp.ndarray _contiguous(array, what):
@@ -743,29 +781,46 @@ cdef bint _is_of(cnp.ndarray array, int kind):
     return cnp.PyArray_TYPE(array) == kind and cnp.PyArray_IS_C_CONTIGUOUS(array)
 
 
-def run_loop(cnp.ndarray program, cnp.ndarray index, cnp.ndarray places, list arrays, list others, list weights,
-             cnp.ndarray count, cnp.ndarray offset, bint backwards, list cuts):
-    """Run a program (program.h) over all its steps.
+cdef class Loop:
+    """A program (program.h), checked.
 
-    program  (instructions, 16) int32, the fields of INSTRUCTION_FIELDS; index (n,) int32
+    code     (instructions, 16) int32, the fields of INSTRUCTION_FIELDS; index (n,) int32
     places   (buffers, 2) int64: each buffer's place (program.h) and columns
-    arrays, others  its base, None for scratch, and its other, None for most
-    weights  2-D arrays (K, N) of any strides: packed here, once for the whole sequence
-    count, offset  (steps,) int64: rows of a step, and where they begin in a sequence
-    cuts     rows at which the batch is cut into shards, 0 first and the batch last; a thread runs each
     """
-    if not (_is_of(program, cnp.NPY_INT32) and _is_of(index, cnp.NPY_INT32) and _is_of(places, cnp.NPY_INT64)
-            and _is_of(count, cnp.NPY_INT64) and _is_of(offset, cnp.NPY_INT64)):
-        raise TypeError("program and index must be int32, places, count and offset int64, all in one piece")
-    if not len(arrays) == len(others) == places.shape[0]:
-        raise ValueError("arrays and others must be one for each of places")
-    for array in arrays:
-        if array is not None:
-            if cnp.PyArray_TYPE(<cnp.ndarray?> array) == cnp.NPY_FLOAT32:
-                _run_loop[float](program, index, places, arrays, others, weights, count, offset, backwards, cuts, 0)
-            else:
-                _run_loop[double](program, index, places, arrays, others, weights, count, offset, backwards, cuts, 0)
-            break
+
+    cdef cnp.ndarray code, index, places
+    cdef vector[int32_t] moving     # the buffers that are elsewhere at every step
+
+    def __init__(self, cnp.ndarray code, cnp.ndarray index, cnp.ndarray places):
+        cdef const int64_t *place = <const int64_t *> cnp.PyArray_DATA(places)
+        if not (_is_of(code, cnp.NPY_INT32) and _is_of(index, cnp.NPY_INT32) and _is_of(places, cnp.NPY_INT64)):
+            raise TypeError("code and index must be int32, places int64, all in one piece")
+        self.code, self.index, self.places = code, index, places
+        self.moving.clear()
+        for k in range(places.shape[0]):
+            if place[2 * k] not in (SCRATCH, TILE, VECTOR):
+                self.moving.push_back(k)
+
+    def run(self, list arrays, list others, list weights, cnp.ndarray count, cnp.ndarray offset, bint backwards,
+            list cuts):
+        """Run the program over all its steps.
+
+        arrays, others  each buffer's base, None for scratch, and its other, None for most
+        weights  2-D arrays (K, N) of any strides: packed here, once for the whole sequence
+        count, offset  (steps,) int64: rows of a step, and where they begin in a sequence
+        cuts     rows at which the batch is cut into shards, 0 first and the batch last; a thread runs each
+        """
+        if not (_is_of(count, cnp.NPY_INT64) and _is_of(offset, cnp.NPY_INT64)):
+            raise TypeError("count and offset must be int64, in one piece")
+        if not len(arrays) == len(others) == self.places.shape[0]:
+            raise ValueError("arrays and others must be one for each of places")
+        for array in arrays:
+            if array is not None:
+                if cnp.PyArray_TYPE(<cnp.ndarray?> array) == cnp.NPY_FLOAT32:
+                    _run_loop[float](self, arrays, others, weights, count, offset, backwards, cuts, 0)
+                else:
+                    _run_loop[double](self, arrays, others, weights, count, offset, backwards, cuts, 0)
+                break
 
 
 cdef struct Panels:
@@ -783,13 +838,12 @@ cdef void _pack(const void *panels, Py_ssize_t k) noexcept nogil:
         kernels.f64.pack(<double *> p.to, <const double *> p.source, p.row, p.column, p.k, p.n)
 
 
-cdef _run_loop(cnp.ndarray program, cnp.ndarray index, cnp.ndarray places, list arrays, list others, list weights,
-               cnp.ndarray count, cnp.ndarray offset, bint backwards, list cuts, real which):
+cdef _run_loop(Loop loop, list arrays, list others, list weights, cnp.ndarray count, cnp.ndarray offset,
+               bint backwards, list cuts, real which):
     cdef Py_ssize_t n = len(arrays), shards = len(cuts) - 1, k, total = 0, rows = 0, each
-    cdef const int64_t *place = <const int64_t *> cnp.PyArray_DATA(places)
+    cdef const int64_t *place = <const int64_t *> cnp.PyArray_DATA(loop.places)
     cdef cnp.ndarray array
     cdef vector[Py_ssize_t] bounds
-    cdef vector[int32_t] moving
     cdef vector[real *] at
     cdef vector[const real *] packed
     cdef vector[BufferF32] table32
@@ -802,6 +856,12 @@ cdef _run_loop(cnp.ndarray program, cnp.ndarray index, cnp.ndarray places, list 
     cdef real *scratch
     cdef Py_ssize_t ld, item = sizeof(real), panel, size
     cdef vector[Panels] panels
+    bounds.reserve(shards + 1)
+    if real is float:
+        table32.reserve(n)
+    else:
+        table64.reserve(n)
+    packed.reserve(len(weights))
     for k in range(shards + 1):
         bounds.push_back(cuts[k])
         if k:
@@ -811,8 +871,6 @@ cdef _run_loop(cnp.ndarray program, cnp.ndarray index, cnp.ndarray places, list 
     for k in range(n):
         base = other = NULL
         ld = place[2 * k + 1]
-        if place[2 * k] != SCRATCH and place[2 * k] != TILE and place[2 * k] != VECTOR:
-            moving.push_back(k)
         if arrays[k] is not None:
             array = <cnp.ndarray?> arrays[k]
             base = <real *> cnp.PyArray_DATA(array)
@@ -830,16 +888,16 @@ cdef _run_loop(cnp.ndarray program, cnp.ndarray index, cnp.ndarray places, list 
         else:
             total += (kernels.f64.packed_size(array.shape[0], array.shape[1]) + 15) & ~15
     if real is float:
-        loop32 = LoopF32(<const Instruction *> cnp.PyArray_DATA(program), program.shape[0], table32.data(), n,
-                         moving.data(), moving.size(), NULL, <const int32_t *> cnp.PyArray_DATA(index),
-                         <const int64_t *> cnp.PyArray_DATA(count), <const int64_t *> cnp.PyArray_DATA(offset),
-                         count.shape[0], backwards)
+        loop32 = LoopF32(<const Instruction *> cnp.PyArray_DATA(loop.code), loop.code.shape[0], table32.data(), n,
+                         loop.moving.data(), loop.moving.size(), NULL,
+                         <const int32_t *> cnp.PyArray_DATA(loop.index), <const int64_t *> cnp.PyArray_DATA(count),
+                         <const int64_t *> cnp.PyArray_DATA(offset), count.shape[0], backwards)
         each = kernels.f32.scratch_size(&loop32, rows)
     else:
-        loop64 = LoopF64(<const Instruction *> cnp.PyArray_DATA(program), program.shape[0], table64.data(), n,
-                         moving.data(), moving.size(), NULL, <const int32_t *> cnp.PyArray_DATA(index),
-                         <const int64_t *> cnp.PyArray_DATA(count), <const int64_t *> cnp.PyArray_DATA(offset),
-                         count.shape[0], backwards)
+        loop64 = LoopF64(<const Instruction *> cnp.PyArray_DATA(loop.code), loop.code.shape[0], table64.data(), n,
+                         loop.moving.data(), loop.moving.size(), NULL,
+                         <const int32_t *> cnp.PyArray_DATA(loop.index), <const int64_t *> cnp.PyArray_DATA(count),
+                         <const int64_t *> cnp.PyArray_DATA(offset), count.shape[0], backwards)
         each = kernels.f64.scratch_size(&loop64, rows)
     total = whole_pages(total * sizeof(real)) // sizeof(real)
     space = <real *> arena((total + shards * each) * sizeof(real))
@@ -858,14 +916,14 @@ cdef _run_loop(cnp.ndarray program, cnp.ndarray index, cnp.ndarray places, list 
                                     cnp.PyArray_STRIDE(array, 0) // item, cnp.PyArray_STRIDE(array, 1) // item,
                                     array.shape[0], min(8 * panel, array.shape[1] - k)))
         space += (size + 15) & ~15
-    with nogil:
-        share(panels.size(), shards, _pack, panels.data())
     # 3. the loop
     if real is float:
         loop32.weights = packed.data()
         with nogil:
+            share(panels.size(), shards, _pack, panels.data())
             run_shards_f32(kernels.f32.run_loop, &loop32, bounds.data(), shards, at.data(), scratch, each)
     else:
         loop64.weights = packed.data()
         with nogil:
+            share(panels.size(), shards, _pack, panels.data())
             run_shards_f64(kernels.f64.run_loop, &loop64, bounds.data(), shards, at.data(), scratch, each)

@@ -747,6 +747,11 @@ def wrap(array, Tensor like=None):
     return _constant(array)
 
 
+def zeros(tuple shape, dtype, device):
+    """A leaf of zeros on a device: "cpu", or the name of the other one."""
+    return _constant((_kernels if device == "cpu" else _device).zeros(shape, dtype))
+
+
 def share(array):
     """A leaf over an array that somebody else holds too, and may write to."""
     cdef Tensor out = _constant(array)
@@ -945,56 +950,15 @@ cdef Tensor _apply(Op op, tuple inputs, tuple attrs):
 
 def apply(Op op, tuple inputs, tuple attrs):
     """op(*inputs, *attrs) for inputs that are Tensors already: how a recorded step is replayed."""
+    return _applied(op, inputs, attrs)
+
+
+cdef Tensor _applied(Op op, tuple inputs, tuple attrs):
+    if op is _matmul_op and _are_matrices(inputs[0], inputs[1], False, False):
+        return _product(inputs[0], inputs[1], False, False)
     if op.code < 0:
         return _apply(op, inputs, attrs)
     return _pointwise(op, inputs[0], inputs[1] if op.arity > 1 else None, inputs[2] if op.arity > 2 else None)
-
-
-_pick = Op("pick", 1, (lambda g, y, hub, k, n: g,), forward=lambda x, k: x, shape=lambda x, k: x)
-
-
-def bundle(Op op, tuple inputs, tuple attrs, list arrays):
-    """Record one op of several results, `arrays`, and return them as a list of Tensors.
-
-    On the tape stands a hub without values, made by `op`; each result is picked from it. The gradients of the
-    results gather at the hub, and the op's vjp gets them all at once.
-    """
-    cdef Tensor hub = _record(op, Abstract((), arrays[0].dtype), inputs, attrs)
-    results = []
-    for k in range(len(arrays)):
-        if isinstance(arrays[k], np.ndarray):
-            cnp.PyArray_CLEARFLAGS(<cnp.ndarray> arrays[k], cnp.NPY_ARRAY_WRITEABLE)
-        results.append(_record(_pick, arrays[k], (hub,), (k, len(arrays))) if hub.op is not None
-                       else _constant(arrays[k]))
-    return results
-
-
-def stamp(tensors):
-    """A number that is another one as soon as one of these leaves has another value; -1 where that can not be known:
-    for results, and while somebody else holds an array and may write to it.
-    """
-    cdef Tensor t
-    cdef int64_t changes = 0
-    for t in tensors:
-        if t.op is not None or t._origin is not None or (t._exposed and (<PyObject *> t._array).ob_refcnt > 1):
-            return -1
-        changes += t._version + t._exposures
-    return changes
-
-
-def let_go(Tensor hub):
-    """Whether the sweep that asks for the gradients of a bundled op frees the graph.
-
-    Then its node is freed now, and the op may write over what it keeps.
-    """
-    if tr_frees:
-        hub.inputs = None
-    return bool(tr_frees)
-
-
-def pick(Tensor hub, Py_ssize_t k, Py_ssize_t n, array):
-    """The k-th of the n results of a bundled op, picked from its hub again."""
-    return _record(_pick, array, (hub,), (k, n))
 
 
 cdef _dtype_error(Op op, inputs):
@@ -1276,6 +1240,210 @@ def turned_product(Tensor a, Tensor b, bint a_turned, bint b_turned):
     if tr_mode == OFF and _are_matrices(a, b, a_turned, b_turned):
         return _product(a, b, a_turned, b_turned)
     return None
+
+
+# -- what the run of a plan asks for -----------------------------------------------------------------------------------
+
+def apply_at(Op op, list slots, tuple numbers, tuple attrs):
+    """op(*inputs, *attrs) for the inputs, Tensors all, that are in these slots of a list."""
+    return _applied(op, tuple([slots[<Py_ssize_t> k] for k in numbers]), attrs)
+
+
+def learns(tensors):
+    """Whether gradients are recorded, and one of these tensors requires one."""
+    cdef Tensor t
+    if tr_mode != OFF:
+        for t in tensors:
+            if t._requires_grad:
+                return True
+    return False
+
+
+def wrap_all(list arrays):
+    """A leaf over each array, as `wrap` makes it; None for None."""
+    return [None if array is None else _constant(array) for array in arrays]
+
+
+def chosen(items, numbers):
+    """The items with these numbers."""
+    return [items[<Py_ssize_t> k] for k in numbers]
+
+
+def parted(list items, sizes):
+    """The items cut into lists of these sizes."""
+    cdef Py_ssize_t at = 0, size
+    cdef list found = []
+    for size in sizes:
+        found.append(items[at:at + size])
+        at += size
+    return found
+
+
+def are_same(objects, list known):
+    """Whether `objects` are the very ones of `known`, in order."""
+    cdef Py_ssize_t k = 0, n = len(known)
+    if len(objects) != n:
+        return False
+    for one in objects:
+        if one is not known[k]:
+            return False
+        k += 1
+    return True
+
+
+cdef enum:      # what a buffer of a program is
+    NOTHING, SEQ, KEPT, STATE, BEFORE, PAIR, SUM, VECTOR
+
+cdef dict _sources = {"none": NOTHING, "seq": SEQ, "keep": KEPT, "state": STATE, "before": BEFORE, "pair": PAIR,
+                      "sum": SUM, "vector": VECTOR}
+
+
+cdef class Frame:
+    """What lays out the arrays of a program's runs, whatever the rows and the device. It holds no array of a run.
+
+    program  what the device runs
+    seqs     columns of each input sequence
+    states   for each state its columns, and whether all of its values are wanted
+    kept     columns of each kept buffer
+    sums     for each sum over steps its columns, and the shape of a row
+    vectors  for each vector its number among params or None, the constant that it is then or None, the shape of a row
+    weights  numbers of the weights among params
+    sources  for each buffer of the program what it is, as `tinyrnn.plan.program` calls it, and its number there
+    results  for each value that comes out whether it is in a kept buffer or in an input sequence, the number of that, a
+             slice of its columns or None for all, the shape of a row or None where it has one axis
+    """
+
+    cdef object program, dtype
+    cdef list seqs, states, kept, sums, vectors, weights, sources, results
+    cdef dict constants         # by device, a list for the vectors: None where they are params
+
+    def __init__(self, program, dtype, *, seqs, states, kept, sums, vectors, weights, sources, results):
+        self.program, self.dtype = program, dtype
+        self.seqs, self.states, self.kept, self.sums = list(seqs), list(states), list(kept), list(sums)
+        self.vectors, self.weights, self.results = list(vectors), list(weights), list(results)
+        self.sources = [(_sources[kind], k) for kind, k in sources]
+        self.constants = {}
+
+    def run(self, device, layout, seqs, params, initial):
+        """Run the program: (kept sequences, partial sums, all states, those after a step, final ones) as arrays.
+
+        All states, where they are wanted: those before the first step, (batch, w), and those after each, (rows, w), in
+        the order in which the loop makes them; backwards, those before the first step come last.
+        """
+        cdef Py_ssize_t rows = layout.rows, batch = layout.batch, partial = layout.partial if self.sums else 0
+        cdef Py_ssize_t k, kind, number, columns
+        cdef bint uniform = layout.uniform, wanted, in_kept
+        cdef list given = [], kept = [], sums = [], matrices = [], vectors, weights = []
+        cdef list states = [], befores = [], afters = [], ones = [], twos = []
+        cdef list arrays = [], others = [], finals = [], found = []
+        cdef tuple tables
+        empty, matrix, repeated, dtype = device.empty, device.matrix, device.vector, self.dtype
+        # 1. what goes in, and room for what comes out
+        for k, columns in enumerate(self.seqs):
+            given.append(matrix((<Tensor?> seqs[k])._array, rows, columns))
+        for columns in self.kept:
+            kept.append(empty((rows, columns), dtype))
+        for columns, shape in self.sums:
+            array = device.zeros((partial, *shape), dtype)
+            sums.append(array)
+            matrices.append(matrix(array, partial, columns))
+        for k, (columns, wanted) in enumerate(self.states):
+            start = matrix((<Tensor?> initial[k])._array, batch, columns)
+            whole = before = after = one = two = None
+            if wanted:
+                whole = empty((batch + rows, columns), dtype)
+                whole[layout.at_first] = start
+                before, after = whole[layout.at_before], whole[layout.at_after]
+            if not (wanted and uniform):    # else a step finds the state where the step before recorded it
+                one, two = start.copy(), empty((batch, columns), dtype) if uniform else start.copy()
+            states.append(whole)
+            befores.append(before)
+            afters.append(after)
+            ones.append(one)
+            twos.append(two)
+        if device not in self.constants:
+            self.constants[device] = [None if param is not None else repeated((<Tensor?> constant)._array, row)
+                                      for param, constant, row in self.vectors]
+        vectors = list(self.constants[device])
+        for k, (param, _, row) in enumerate(self.vectors):
+            if param is not None:
+                vectors[k] = repeated((<Tensor?> params[<Py_ssize_t> param])._array, row)
+        # 2. the program, with its buffers and weights
+        tables = (None, given, kept, afters, befores, ones, matrices, vectors)
+        for kind, number in self.sources:
+            arrays.append(None if kind == NOTHING else (<list> tables[kind])[number])
+            others.append(twos[number] if kind == PAIR else None)
+        for number in self.weights:
+            weights.append((<Tensor?> params[number])._array)
+        if layout.steps:
+            device.run_loop(self.program, arrays, others, weights, layout)
+        # 3. what came out
+        for k, whole in enumerate(states):
+            if whole is not None:
+                finals.append(whole[layout.at_last])
+            elif uniform:                   # the two took turns
+                finals.append(twos[k] if layout.steps % 2 else ones[k])
+            else:
+                finals.append(device.concat((ones[k], twos[k]), 0)[layout.last_of_pair])
+        for in_kept, number, part, row in self.results:
+            array = kept[number] if in_kept else given[number]
+            if part is not None:
+                array = array[:, part]
+            found.append(array if row is None else array.reshape((rows, *row)))
+        return found, sums, states, afters, finals
+
+
+_pick = Op("pick", 1, (lambda g, y, hub, k, n: g,), forward=lambda x, k: x, shape=lambda x, k: x)
+
+
+def bundle(Op op, tuple inputs, tuple attrs, list arrays):
+    """Record one op of several results, `arrays`, and return them as a list of Tensors.
+
+    On the tape stands a hub without values, made by `op`; each result is picked from it. The gradients of the
+    results gather at the hub, and the op's vjp gets them all at once.
+    """
+    cdef Tensor hub = _record(op, Abstract((), arrays[0].dtype), inputs, attrs)
+    results = []
+    for k in range(len(arrays)):
+        if isinstance(arrays[k], np.ndarray):
+            cnp.PyArray_CLEARFLAGS(<cnp.ndarray> arrays[k], cnp.NPY_ARRAY_WRITEABLE)
+        results.append(_record(_pick, arrays[k], (hub,), (k, len(arrays))) if hub.op is not None
+                       else _constant(arrays[k]))
+    return results
+
+
+def stamp(tensors):
+    """A number that is another one as soon as one of these leaves has another value; -1 where that can not be known:
+    for results, and while somebody else holds an array and may write to it.
+    """
+    cdef Tensor t
+    cdef int64_t changes = 0
+    for t in tensors:
+        if t.op is not None or t._origin is not None or (t._exposed and (<PyObject *> t._array).ob_refcnt > 1):
+            return -1
+        changes += t._version + t._exposures
+    return changes
+
+
+def let_go(Tensor hub):
+    """Whether the sweep that asks for the gradients of a bundled op frees the graph.
+
+    Then its node is freed now, and the op may write over what it keeps.
+    """
+    if tr_frees:
+        hub.inputs = None
+    return bool(tr_frees)
+
+
+def pick(Tensor hub, Py_ssize_t n, arrays):
+    """The first of the n results of a bundled op, picked from its hub again."""
+    return [_record(_pick, array, (hub,), (k, n)) for k, array in enumerate(arrays)]
+
+
+def drop(Tensor t):
+    """Let go of the values of a result of which nothing but the shape will be asked."""
+    if t.op is not None and type(t._array) is not Abstract:
+        t._array = Abstract(t._array.shape, t._array.dtype)
 
 
 # -- the tape ----------------------------------------------------------------------------------------------------------

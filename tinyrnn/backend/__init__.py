@@ -58,7 +58,7 @@ def check_device(device: str | None) -> str:
 
 def of(array: Any) -> ModuleType:
     """The module with what a time loop needs to compute with an array: `cpu`, or that of its device."""
-    if not cuda.is_array(array):
+    if type(array) is np.ndarray or not cuda.is_array(array):
         return cpu
     from tinyrnn.backend.cuda import loop
 

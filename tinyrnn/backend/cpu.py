@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,8 +29,7 @@ def astype(x: Array, dtype: np.dtype) -> Array:
     return x.astype(dtype)
 
 
-def reshape(x: Array, shape: tuple[int, ...]) -> Array:
-    return x.reshape(shape)
+reshape = kernels.reshape
 
 
 def transpose(x: Array, axes: Axes) -> Array:
@@ -110,8 +110,7 @@ def is_basic(index: Any) -> bool:
     return all(part is None or part is Ellipsis or isinstance(part, int | np.integer | slice) for part in parts)
 
 
-def getitem(x: Array, index: Any) -> Array:
-    return np.asarray(x[index])
+getitem = operator.getitem
 
 
 def add_at(buffer: Array, g: Array, index: Any) -> None:
@@ -146,28 +145,14 @@ def scatter_rows(g: Array, indices: Array, shape: tuple[int, ...]) -> Array:
 
 empty = kernels.empty
 zeros = kernels.zeros
-
-
-def matrix(x: Array, rows: int, columns: int) -> Array:
-    """An array as a matrix whose rows lie in one piece each; a copy only if need be."""
-    if x.ndim != 2 or x.strides[1] != x.itemsize:
-        x = np.ascontiguousarray(x).reshape(rows, columns)
-    return x
-
-
-def vector(x: Array, row: tuple[int, ...]) -> Array:
-    """An array repeated to a row's shape, in one piece."""
-    if x.shape != row or not x.flags.c_contiguous:
-        x = np.ascontiguousarray(np.broadcast_to(x, (1, *row)))
-    return x
+matrix = kernels.matrix
+vector = kernels.repeated
 
 
 def run_loop(program: Any, arrays: list[Any], others: list[Any], weights: list[Array], layout: Any) -> None:
-    """Run a plan's program over the rows of a layout; arrays, others and weights as `kernels.run_loop` takes them."""
+    """Run a plan's program over the rows of a layout; arrays, others and weights as `kernels.Loop.run` takes them."""
     shards = count_shards(layout.batch, layout.rows, program.flops)
-    if shards not in layout.cuts:
-        layout.cuts[shards] = cut_rows(layout.ends, shards)
-    kernels.run_loop(
-        program.code, program.columns, program.places, arrays, others, weights, layout.count, layout.offset,
-        layout.backwards, layout.cuts[shards],
-    )  # fmt: skip
+    cuts = layout.cuts.get(shards)
+    if cuts is None:
+        cuts = layout.cuts[shards] = cut_rows(layout.ends, shards)
+    program.loop.run(arrays, others, weights, layout.count, layout.offset, layout.backwards, cuts)

@@ -37,8 +37,7 @@ def run(
     live while its gradient is computed.
     """
     steps = -(-BLOCK // max(layout.batch, 1))
-    learns = tape.mode() != tape.OFF and any(t.requires_grad for t in (*seqs, *params, *initial))
-    if layout.steps <= steps or not learns:
+    if layout.steps <= steps or not tape.learns((*seqs, *params, *initial)):
         emits, _, finals = plan.run(seqs, params, initial, layout)
         return emits[0], finals
     if every is None or every >= layout.steps:

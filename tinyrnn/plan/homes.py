@@ -39,7 +39,7 @@ class Homes:
         ever_kept: Sequence[Tensor],
     ) -> None:
         self.body, self.keep = body, list(keep)
-        self.program = Program(given=(len(body.seqs), len(body.states), len(body.totals)))
+        self.program = Program()
         self.home: dict[Tensor, Home] = {}
         self.nodes = [t for t in topological([*body.nexts, *keep, *body.totals]) if is_rowed(t)]
         later = [t for t in ever_kept if t not in keep]

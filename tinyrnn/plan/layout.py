@@ -41,7 +41,7 @@ class Layout:
         """Where each step's rows begin in a sequence."""
         return np.concatenate([[0], np.cumsum(self.count)[:-1]]).astype(np.int64)
 
-    @property
+    @cached_property
     def batch(self) -> int:
         return self.ends.size
 
@@ -54,7 +54,7 @@ class Layout:
         """Rows of all steps together."""
         return int(self.ends.sum())
 
-    @property
+    @cached_property
     def mean_rows(self) -> float:
         """Rows of a step, on average."""
         return self.rows / max(self.steps, 1)
@@ -79,23 +79,38 @@ class Layout:
     # A recorded state is one array: the states before the first step, (batch, w), and those after each step, (rows, w),
     # in the order in which the loop makes them. Backwards, the states before the first step come last.
 
-    def after(self, states: Tensor) -> Tensor:
-        """The states after every step, (rows, w)."""
-        cut = slice(0, self.rows) if self.backwards else slice(self.batch, None)
-        return GETITEM(states, cut)
-
-    def initial(self, states: Tensor) -> Tensor:
-        """The states before the first step, (batch, w)."""
-        cut = slice(self.rows, None) if self.backwards else slice(0, self.batch)
-        return GETITEM(states, cut)
+    @cached_property
+    def at_first(self) -> slice:
+        """Where the states before the first step are, in an array of all of a state's."""
+        return slice(self.rows, None) if self.backwards else slice(0, self.batch)
 
     @cached_property
-    def last(self) -> NDArray[np.int64]:
-        """Where each row's last state is, in an array of all of a state's."""
+    def at_after(self) -> slice:
+        """Where those after every step are."""
+        return slice(0, self.rows) if self.backwards else slice(self.batch, None)
+
+    @cached_property
+    def at_before(self) -> slice:
+        """Where those before every step are, if the layout is uniform."""
+        return slice(self.batch, None) if self.backwards else slice(0, self.rows)
+
+    @cached_property
+    def at_last(self) -> slice | NDArray[np.int64]:
+        """Where each row's last state is."""
+        if self.uniform:
+            return slice(0, self.batch) if self.backwards else slice(self.rows, None)
         row = np.arange(self.batch)
         if self.backwards:
             return np.where(self.ends > 0, row, self.rows + row)
         return np.where(self.ends > 0, self.batch + self.offset[np.maximum(self.ends, 1) - 1] + row, row)
+
+    def after(self, states: Tensor) -> Tensor:
+        """The states after every step, (rows, w)."""
+        return GETITEM(states, self.at_after)
+
+    def initial(self, states: Tensor) -> Tensor:
+        """The states before the first step, (batch, w)."""
+        return GETITEM(states, self.at_first)
 
     @cached_property
     def last_of_pair(self) -> NDArray[np.int64]:
@@ -105,9 +120,7 @@ class Layout:
 
     def before(self, states: Tensor) -> Tensor:
         """The states before every step, (rows, w)."""
-        if self.uniform:
-            return GETITEM(states, slice(self.batch, None) if self.backwards else slice(0, self.rows))
-        return TAKE(states, self._before)
+        return GETITEM(states, self.at_before) if self.uniform else TAKE(states, self._before)
 
     @cached_property
     def _before(self) -> NDArray[np.int64]:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate
-from operator import itemgetter
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +47,6 @@ class Program:
     keeps    where each kept value lies: (source of its buffer, first column, columns)
     spent    the numbers of input sequences that the loop writes over
     made     every value of the body, in the order of the schedule, and how many instructions there are when it is made
-    given    how many input sequences, states and sums over steps the body has
     """
 
     buffers: list[BufferSpec] = field(default_factory=list)
@@ -63,7 +58,6 @@ class Program:
     kept_columns: list[int] = field(default_factory=list)
     spent: list[int] = field(default_factory=list)
     made: list[tuple[Tensor, int]] = field(default_factory=list)
-    given: tuple[int, int, int] = (0, 0, 0)
 
     @cached_property
     def flops(self) -> float:
@@ -75,27 +69,9 @@ class Program:
         )  # fmt: skip
 
     @cached_property
-    def pick(self) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
-        """What picks each buffer's array of a run; None for scratch.
-
-        From None and the arrays of all sources, one behind the other: "seq", "keep", "state", "before", "pair", "sum",
-        "vector".
-        """
-        seqs, states, sums = self.given
-        many = {"none": 1, "seq": seqs, "keep": len(self.kept_columns), "state": states, "before": states}
-        many |= {"pair": states, "sum": sums, "vector": len(self.vectors)}
-        first = dict(zip(many, accumulate(many.values(), initial=0), strict=False))
-        return itemgetter(*(first[kind] + k for kind, k in self.sources))
-
-    @cached_property
     def sources(self) -> list[tuple[str, int]]:
         """Each buffer's source; ("none", 0) for scratch."""
         return [spec.source or ("none", 0) for spec in self.buffers]
-
-    @cached_property
-    def pairs(self) -> list[tuple[int, int]]:
-        """The buffers of states that take turns, with the states' numbers."""
-        return [(k, state) for k, (kind, state) in enumerate(self.sources) if kind == "pair"]
 
     @cached_property
     def places(self) -> NDArray[np.int64]:
@@ -104,7 +80,7 @@ class Program:
 
     @cached_property
     def code(self) -> NDArray[np.int32]:
-        """The instructions as `kernels.run_loop` takes them."""
+        """The instructions as `kernels.Loop` takes them."""
         rows = [[i[f] for f in kernels.INSTRUCTION_FIELDS] for i in self.instructions]
         return np.array(rows, np.int32).reshape(len(rows), len(kernels.INSTRUCTION_FIELDS))
 
@@ -112,6 +88,11 @@ class Program:
     def columns(self) -> NDArray[np.int32]:
         """The index as an array."""
         return np.array(self.index, np.int32)
+
+    @cached_property
+    def loop(self) -> kernels.Loop:
+        """What runs the program on the CPU."""
+        return kernels.Loop(self.code, self.columns, self.places)
 
     @cached_property
     def on_device(self) -> dict[object, object]:

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from itertools import islice
-from operator import is_
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,7 @@ from numpy.typing import NDArray
 
 from tinyrnn import backend
 from tinyrnn._core import tape
-from tinyrnn._core.tape import Op, Tape, Tensor, abstract
+from tinyrnn._core.tape import Frame, Op, Tape, Tensor, abstract
 from tinyrnn.autograd import recording
 from tinyrnn.ops import add, broadcast_to, exp, relu, sigmoid, split, sqrt, tanh
 from tinyrnn.plan.frontier import VIEWS, frontier_of, is_sum, made_inside, source_of
@@ -109,7 +107,7 @@ class Plan:
         self._merge, self._ahead = ahead.cut(range(n_seqs, n_seqs + len(step.params)))
         # Views are not held: their parameter would look as if somebody else held its array.
         self._holds_merged = all(op in FRESH for op, *_ in self._merge.actions)
-        self._merged: tuple[Sequence[Tensor], int, list[Tensor]] | None = None
+        self._merged: tuple[list[Tensor], int, list[Tensor]] | None = None
         arriving = (
             *(step.states[k] for k in self.read_before),
             *(step.nexts[k] for k in self.read_after),
@@ -120,7 +118,7 @@ class Plan:
         self._behind = script.part((*step.emits, *step.totals))
         self._slot_of = script.slot
         self._dropped: list[int] | None = None
-        self._slots = script.slots
+        self._slots = script.slots[len(step.seqs) + len(step.params) :]
         self._slots_on: dict[str, list[Tensor | None]] = {"cpu": self._slots}
 
     def run(
@@ -137,18 +135,18 @@ class Plan:
         any more, and their memory may hold results.
         """
         n, rows = len(self.hoisted), layout.rows
-        slots = [*seqs, *params, *self._constants(initial[0])[len(seqs) + len(params) :]]
+        slots = [*seqs, *params, *self._constants(initial[0])]
         self._merge_into(slots, params)
         ahead = self._ahead.run(slots, rows)
         values, sums, states, afters, finals = self.body.run(ahead[:n], ahead[n:], initial, layout, self.records, ends)
         if tape.mode() != tape.OFF and any(t.op is not None for t in ahead):
             self._drop(slots)
-        slots[self._arriving] = (
-            *(layout.before(states[k]) for k in self.read_before),
-            *(afters[k] for k in self.read_after),
+        slots[self._arriving] = [
+            *map(layout.before, tape.chosen(states, self.read_before)),
+            *tape.chosen(afters, self.read_after),
             *values,
             *sums,
-        )
+        ]
         results = self._behind.run(slots, rows)
         n = len(self.step.emits)
         return results[:n], results[n:], finals
@@ -162,19 +160,20 @@ class Plan:
             return
         stamp = tape.stamp(params) if self._holds_merged and tape.mode() == tape.OFF else -1
         known = self._merged
-        if known is not None and known[1] == stamp and all(map(is_, known[0], params)):
+        if known is not None and known[1] == stamp and tape.are_same(params, known[0]):
             for slot, value in zip(self._merge.results, known[2], strict=True):
                 slots[slot] = value
             return
         made = self._merge.run(slots, 0)
         if stamp >= 0 and sum(t.size for t in made) <= MERGED:
-            self._merged = params, stamp, made
+            self._merged = [*params], stamp, made
 
     def _constants(self, like: Tensor) -> list[Tensor | None]:
-        """The slots, with the step's own numbers on the device of a tensor."""
-        if like.device not in self._slots_on:
-            self._slots_on[like.device] = [None if t is None else tape.wrap(t._array, like) for t in self._slots]
-        return self._slots_on[like.device]
+        """The slots behind those of seqs and params, with the step's own numbers on the device of a tensor."""
+        device = like.device
+        if device not in self._slots_on:
+            self._slots_on[device] = [None if t is None else tape.wrap(t._array, like) for t in self._slots]
+        return self._slots_on[device]
 
     def _read_inside(self, fits: Callable[[Tensor], bool]) -> list[bool]:
         """Which hoisted values fit and are read by the loop alone."""
@@ -207,9 +206,7 @@ class Plan:
         if self._dropped is None:
             self._dropped = [self._slot_of(t) for t in self.dropped]
         for slot in self._dropped:
-            t = slots[slot]
-            if t.op is not None:
-                t._array = tape.Abstract(t.shape, t.dtype)
+            tape.drop(slots[slot])
 
 
 class Body:
@@ -223,11 +220,9 @@ class Body:
     def __init__(self, step: Step, spare: Sequence[bool], ending: Sequence[bool], hoists: bool) -> None:
         self.step, self.spare, self.ending, self.hoists = step, spare, ending, hoists
         self.everywhere = (True,) * len(step.states)
-        self.widths = [width(s) for s in step.states]
-        self.seq_widths = [width(s) for s in step.seqs]
         self.programs: dict[Any, Program] = {}
+        self.frames: dict[Any, Frame] = {}
         self.reverses: dict[Any, Reverse] = {}
-        self.rows: dict[Any, Array] = {}  # numbers, repeated to a row
 
     @cached_property
     def _gradients(self) -> list[Tensor]:
@@ -307,11 +302,43 @@ class Body:
         self, record: tuple[bool, ...], keep: tuple[Tensor, ...], chained: bool = True, ends: bool = False
     ) -> Program:
         key = (record, keep, chained, ends)
-        if key not in self.programs:
+        found = self.programs.get(key)
+        if found is None:
             later = self.kept if self._sums_in_blocks else ()
             ending = self.ending if ends else ()
-            self.programs[key] = lower(self.step, keep, record, self.spare, chained, later, ending)
-        return self.programs[key]
+            found = self.programs[key] = lower(self.step, keep, record, self.spare, chained, later, ending)
+        return found
+
+    def frame(
+        self, record: tuple[bool, ...], keep: tuple[Tensor, ...], chained: bool = True, ends: bool = False
+    ) -> Frame:
+        """What runs `program`: asked for at every run, so that it has a table of its own."""
+        key = (record, keep, chained, ends)
+        found = self.frames.get(key)
+        if found is None:
+            found = self.frames[key] = self._frame(self.program(*key), record, keep)
+        return found
+
+    def _frame(self, program: Program, record: tuple[bool, ...], keep: tuple[Tensor, ...]) -> Frame:
+        step = self.step
+        number = {t: k for k, t in enumerate(step.params)}
+        results = []
+        for ((kind, k), at, columns), t in zip(program.keeps, keep, strict=True):
+            whole = kind == "keep" and columns == program.kept_columns[k]
+            shape = t.shape[1:] if t.ndim != 2 else None
+            results.append((kind == "keep", k, None if whole else slice(at, at + columns), shape))
+        return Frame(
+            program,
+            step.states[0].dtype,
+            seqs=[width(t) for t in step.seqs],
+            states=[(width(t), wanted) for t, wanted in zip(step.states, record, strict=True)],
+            kept=program.kept_columns,
+            sums=[(width(t), t.shape[1:]) for t in step.totals],
+            vectors=[(number.get(t), None if t in number else t, row) for t, row in program.vectors],
+            weights=[number[t] for t in program.weights],
+            sources=program.sources,
+            results=results,
+        )
 
     def alone(self, keep: tuple[Tensor, ...], chained: bool) -> list[bool]:
         """Which of the values that a run keeps have memory that no other one shares, and are not what it emits.
@@ -335,106 +362,18 @@ class Body:
         Of a state that `record` does not ask for, there may be None but the final ones.
         """
         inputs = (*seqs, *params, *initial)
-        if tape.mode() == tape.OFF or not any(t.requires_grad for t in inputs):
-            found = self._loop(seqs, params, initial, layout, record, self.step.emits, ends)
-            return tuple([[a if a is None else tape.wrap(a) for a in arrays] for arrays in found])
-        keep = self.emits_and_kept
-        values, sums, states, afters, finals = self._loop(seqs, params, initial, layout, self.everywhere, keep)
+        learns, keep = tape.learns(inputs), self.step.emits
+        if learns:
+            record, keep, ends = self.everywhere, self.emits_and_kept, False
+        frame = self.frame(record, keep, layout.uniform, ends)
+        found = frame.run(backend.of(initial[0]._array), layout, seqs, params, initial)
+        if not learns:
+            return tuple(map(tape.wrap_all, found))
+        values, sums, states, afters, finals = found
         kept = (*states, *values)
-        tensors = iter(tape.bundle(LOOP, inputs, (self, layout, keep, kept), [*kept, *sums, *afters, *finals]))
-        own, emits, totals, after, last = ([*islice(tensors, len(a))] for a in (states, values, sums, afters, finals))
+        tensors = tape.bundle(LOOP, inputs, (self, layout, keep, kept), [*kept, *sums, *afters, *finals])
+        own, emits, totals, after, last = tape.parted(tensors, map(len, (states, values, sums, afters, finals)))
         return emits[: len(self.step.emits)], totals, own, after, last
-
-    def _loop(
-        self,
-        seqs: Sequence[Tensor],
-        params: Sequence[Tensor],
-        initial: Sequence[Tensor],
-        layout: Layout,
-        record: tuple[bool, ...],
-        keep: tuple[Tensor, ...],
-        ends: bool = False,
-    ) -> tuple[list[Array], list[Array], list[Array | None], list[Array | None], list[Array]]:
-        """Run the instructions: (kept sequences, partial sums, all states, those after a step, final ones) as arrays.
-
-        All states, where they are recorded: those before the first step, (batch, w), and those after each, (rows, w),
-        in the order in which the loop makes them; backwards, those before the first step come last.
-        """
-        step, dtype = self.step, self.step.states[0].dtype
-        program = self.program(record, keep, layout.uniform, ends)
-        rows, batch, partial = layout.rows, layout.batch, layout.partial if step.totals else 0
-        device = backend.of(initial[0]._array)
-        flat = [device.matrix(t._array, rows, n) for t, n in zip(seqs, self.seq_widths, strict=True)]
-        kept = [device.empty((rows, n), dtype) for n in program.kept_columns]
-        sums = [device.zeros((partial, *t.shape[1:]), dtype) for t in step.totals]
-        states: list[Array | None] = []
-        pairs: list[tuple[Array, Array] | None] = []
-        befores: list[Array | None] = []
-        afters: list[Array | None] = []
-        for w, first, wanted in zip(self.widths, initial, record, strict=True):
-            start = first._array.reshape(batch, w)
-            whole = one = two = None
-            if wanted:
-                whole = device.empty((batch + rows, w), dtype)
-                one, two = whole[:rows], whole[batch:]
-                if layout.backwards:
-                    one, two = two, one
-                whole[rows if layout.backwards else 0 :][:batch] = start
-            states.append(whole)
-            befores.append(one)
-            afters.append(two)
-            if wanted and layout.uniform:
-                pairs.append(None)  # a step finds the state where the step before recorded it
-            else:
-                pairs.append((start.copy(), device.empty(start.shape, dtype) if layout.uniform else start.copy()))
-        values = dict(zip(step.params, params, strict=True))
-        sources = (
-            None,
-            *flat,
-            *kept,
-            *afters,
-            *befores,
-            *[None if pair is None else pair[0] for pair in pairs],
-            *[device.matrix(a, partial, width(t)) for a, t in zip(sums, step.totals, strict=True)],
-            *[
-                device.vector(values[t]._array, row) if t in values else self._number(device, t, row)
-                for t, row in program.vectors
-            ],
-        )
-        arrays: list[Array | None] = [*program.pick(sources)]
-        others: list[Array | None] = [None] * len(arrays)
-        for number, k in program.pairs:
-            pair = pairs[k]
-            assert pair is not None
-            others[number] = pair[1]
-        if layout.steps:
-            device.run_loop(program, arrays, others, [values[w]._array for w in program.weights], layout)
-        finals = [self._final(device, pair, whole, layout) for pair, whole in zip(pairs, states, strict=True)]
-        found = [(kept if kind == "keep" else flat)[k][:, at : at + w] for (kind, k), at, w in program.keeps]
-        for k, t in enumerate(keep):
-            if t.ndim != 2:
-                found[k] = found[k].reshape(rows, *t.shape[1:])
-        return found, sums, states, afters, finals
-
-    def _number(self, device: Any, t: Tensor, row: tuple[int, ...]) -> Array:
-        """A number of the step's own, repeated to a row."""
-        key = device, t, row
-        if key not in self.rows:
-            self.rows[key] = device.vector(t._array, row)
-        return self.rows[key]
-
-    @staticmethod
-    def _final(device: Any, pair: tuple[Array, Array] | None, states: Array | None, layout: Layout) -> Array:
-        """The states after each row's last step, from the two buffers that took turns, or from all states."""
-        if states is not None:
-            if layout.uniform:
-                return states[: layout.batch] if layout.backwards else states[layout.rows :]
-            return states[layout.last]
-        assert pair is not None
-        if layout.uniform:
-            return pair[layout.steps % 2]
-        both: Array = device.concat(pair, 0)
-        return both[layout.last_of_pair]
 
 
 MERGED = 1 << 18
@@ -525,38 +464,37 @@ def _loop_vjp(
     """The gradients of the loop's inputs: its reverse, run over the same rows in the other direction."""
     step = body.step
     n_seqs, n_params, n_states = len(step.seqs), len(step.params), len(step.states)
-    picked = [tape.pick(hub, k, len(gs), a) for k, a in enumerate(arrays)]
-    states, values = picked[:n_states], picked[n_states:]
-    parts = iter(gs)
-    of_all, of_values, of_sums, of_after, of_last = (
-        [*islice(parts, n)] for n in (n_states, len(values), len(step.totals), n_states, n_states)
-    )
+    n_values, n_sums = len(arrays) - n_states, len(step.totals)
+    states, values = tape.parted(tape.pick(hub, len(gs), arrays), (n_states, n_values))
+    of_all, of_values, of_sums, of_after, of_last = tape.parted(gs, (n_states, n_values, n_sums, n_states, n_states))
     after = [
         g if whole is None else layout.after(whole) if g is None else add(g, layout.after(whole))
         for whole, g in zip(of_all, of_after, strict=True)
     ]
-    arrived = tuple(g is not None for g in (*after, *of_values, *of_sums))
+    arrived = tuple([g is not None for g in (*after, *of_values, *of_sums)])
     wanted_seqs, wanted_params = tuple(wanted[:n_seqs]), tuple(wanted[n_seqs : n_seqs + n_params])
     key = (arrived, wanted_seqs, wanted_params, keep)
-    if key not in body.reverses:
+    reverse = body.reverses.get(key)
+    if reverse is None:
         with recording():
-            body.reverses[key] = Reverse(
+            reverse = body.reverses[key] = Reverse(
                 body, keep, arrived[:n_states], arrived[n_states:], wanted_seqs, wanted_params, layout.uniform
             )
-    reverse = body.reverses[key]
-    seqs = [inputs[k] for k in reverse.seqs]
-    seqs += [layout.before(states[k]) for k in reverse.before]
-    seqs += [layout.after(states[k]) for k in reverse.after]
-    seqs += [values[k] for k in reverse.kept]
-    seqs += [g for g in (*after, *of_values) if g is not None]
-    seqs += [layout.spread(g) for g in of_sums if g is not None]
-    device = backend.of(inputs[-1]._array)
+    seqs = [
+        *tape.chosen(inputs, reverse.seqs),
+        *map(layout.before, tape.chosen(states, reverse.before)),
+        *map(layout.after, tape.chosen(states, reverse.after)),
+        *tape.chosen(values, reverse.kept),
+        *[g for g in (*after, *of_values) if g is not None],
+        *[layout.spread(g) for g in of_sums if g is not None],
+    ]
+    device = inputs[-1].device
     carried = [
-        tape.wrap(device.zeros((layout.batch, *s.shape[1:]), s.dtype)) if g is None else g
+        tape.zeros((layout.batch, *s.shape[1:]), s.dtype, device) if g is None else g
         for s, g in zip(step.states, of_last, strict=True)
     ]
     # What was kept for a graph that goes may be written over: on the CPU, where that saves memory's time.
-    ends = device is backend.cpu and tape.let_go(hub)
+    ends = device == "cpu" and tape.let_go(hub)
     emits, totals, finals = reverse.plan.run(seqs, inputs[n_seqs : n_seqs + n_params], carried, layout.reversed, ends)
     for k, (g, w) in enumerate(zip(of_all, wanted[n_seqs + n_params :], strict=True)):
         if g is not None and w:

@@ -230,13 +230,12 @@ class Part:
 
     def run(self, slots: list[Any], rows: int) -> list[Tensor]:
         """Apply the ops with this many rows; fills slots."""
-        apply = tape.apply
         for op, inputs, attrs, sized, out in self.actions:
             if op is None:
                 _multiply(slots, inputs)
             else:
-                slots[out] = apply(op, tuple([slots[i] for i in inputs]), resized(attrs, rows) if sized else attrs)
-        return [slots[i] for i in self.results]
+                slots[out] = tape.apply_at(op, slots, inputs, resized(attrs, rows) if sized else attrs)
+        return tape.chosen(slots, self.results)
 
 
 def _multiply(slots: list[Any], products: Sequence[Action]) -> None:

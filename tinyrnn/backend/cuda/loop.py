@@ -142,7 +142,7 @@ def stages_of(program: Any) -> Stages:
 
 
 def run_loop(program: Any, arrays: Sequence[Any], others: Sequence[Any], weights: Sequence[Any], layout: Any) -> None:
-    """Run a plan's program over the rows of a layout; arrays, others and weights as `kernels.run_loop` takes them."""
+    """Run a plan's program over the rows of a layout; arrays, others and weights as `kernels.Loop.run` takes them."""
     dtype = next(one.dtype for one in arrays if one is not None)
     real = REALS[dtype.name]
     precision = get_precision()
