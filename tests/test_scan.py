@@ -1,5 +1,6 @@
 """The compiled loop against the step-by-step one: values, final states, gradients of any order, for any cell."""
 
+import ctypes
 import functools
 import gc
 import platform
@@ -465,18 +466,18 @@ def by_an_optimiser(p):
 @pytest.mark.parametrize("change", [by_assignment, in_place, by_a_view, by_numpy, by_an_optimiser])
 def test_merged_parameters_follow_their_changes(change):
     """Without gradients they are merged once for the same values; also where the array was held before and is still."""
-    cell = LSTM(3, 5, dtype="float64", rng=0)
+    cell = LSTM(3, 5, peephole="diagonal", dtype="float64", rng=0)
     xs = np.random.default_rng(1).normal(size=(4, 2, 3))
     with tr.no_grad():
         for held in (None, cell.W_xi.data, None):
             for _ in range(2):
-                for p in (cell.W_xi, cell.W_hf, cell.b_o):
+                for p in (cell.W_xi, cell.W_hf, cell.b_o, cell.p_f):
                     tr.scan(cell, xs)
                     change(p)
-                    np.testing.assert_allclose(tr.scan(cell, xs)[0], tr.unroll(cell, xs)[0], rtol=1e-12)
+                    np.testing.assert_allclose(tr.scan(cell, xs)[0], tr.unroll(cell, xs)[0], rtol=1e-12, atol=1e-15)
                 if held is not None:
                     held *= 0.5
-                    np.testing.assert_allclose(tr.scan(cell, xs)[0], tr.unroll(cell, xs)[0], rtol=1e-12)
+                    np.testing.assert_allclose(tr.scan(cell, xs)[0], tr.unroll(cell, xs)[0], rtol=1e-12, atol=1e-15)
 
 
 def test_merged_parameters_are_made_once():
@@ -692,6 +693,30 @@ def test_arguments_and_results_are_left_alone():
     assert not np.shares_memory(ys.data, again.data)
     with pytest.raises(ValueError, match="read-only"):
         ys.data[...] = 0
+
+
+@pytest.mark.parametrize("cell", [LSTM(I, H, peephole="diagonal", rng=0), GRU(I, H, rng=0), LSTM(I, H, rng=0)])
+@pytest.mark.parametrize("steps", [0, 1, 6])
+@any_length
+def test_what_is_written_into_results_changes_no_later_run(cell, steps, lengths):
+    """Nothing that is held from run to run, states of zeros and numbers of the step among it, is given away."""
+    xs = np.random.default_rng(0).normal(size=(steps, 4, I)).astype("float32")
+    lengths = None if lengths is None else np.minimum([3, steps, 0, 1], steps)
+
+    def results():
+        ys, final = tr.scan(cell, xs, lengths=lengths)
+        return [t.data for t in (ys, *final)]
+
+    for context in (tr.no_grad(), tr.enable_grad()):
+        with context:
+            found = results()
+            expected = [a.copy() for a in found]
+            for a in found:
+                assert a.flags.c_contiguous
+                ctypes.memset(a.ctypes.data, 0xFF, a.nbytes)  # NaN, though the array may be read-only
+            again = results()
+        assert_same_bits(again, expected)
+        assert not any(np.shares_memory(a, b) for a in again for b in found)
 
 
 # -- long sequences ----------------------------------------------------------------------------------------------------

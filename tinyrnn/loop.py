@@ -5,7 +5,6 @@ Notation: T steps, B rows (examples), I the width of the input, H that of the fi
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeAlias
@@ -18,7 +17,7 @@ from tinyrnn._core.tape import Tensor, wrap
 from tinyrnn.backend import to_host
 from tinyrnn.checks import as_array, as_size, check_place, put_back, type_name
 from tinyrnn.module import Cell, listening
-from tinyrnn.plan import Batch, checkpoint, plan_of
+from tinyrnn.plan import Batch, Layout, Plan, batch_of, checkpoint, plan_of
 
 Array = npt.NDArray[Any]
 Sequences: TypeAlias = Tensor | Array | tuple[Tensor | Array, ...]
@@ -139,16 +138,14 @@ def check_arguments(
     if not given:
         raise ValueError("xs must hold one or more time inputs, got an empty tuple")
     device = cell.device
-    inputs = tuple(
-        [_as_tensor(name, x, cell, device, "or a tuple of these") for name, x in zip(names, given, strict=True)]
-    )
+    inputs = tuple([_as_tensor(names[k], x, cell, device, "or a tuple of these") for k, x in enumerate(given)])
     first = inputs[0].shape
-    for name, x in zip(names, inputs, strict=True):
+    for k, x in enumerate(inputs):
         shape = x.shape
         if len(shape) != 3:
-            raise ValueError(f"{name} must be (time, batch, features), got shape {shape}")
-        if shape[:2] != first[:2]:
-            raise ValueError(f"{name} must have the time and batch of xs[0], {first[:2]}, got {shape[:2]}")
+            raise ValueError(f"{names[k]} must be (time, batch, features), got shape {shape}")
+        if k and shape[:2] != first[:2]:
+            raise ValueError(f"{names[k]} must have the time and batch of xs[0], {first[:2]}, got {shape[:2]}")
     if first[2] != cell.input_size:
         raise ValueError(
             f"{names[0]} must be (time, batch, {cell.input_size}), the input_size of this {type(cell).__name__}, got "
@@ -190,14 +187,7 @@ def _fitting(cell: Cell, count: int, steps: int, rows: int, drawn: tuple[Tensor,
                 f"{type(cell).__name__}.draws({steps}, {rows}) must give tensors ({steps}, {rows}, n) {cell.dtype}, "
                 f"got {_about(t)} as number {k}"
             )
-    others = len(drawn) + len(cell.states)
-    low, high = cell._step_takes()
-    if not low <= count + others <= high:
-        needs = f"{low - others}{'' if low == high else ' or more'}"
-        raise TypeError(
-            f"xs must hold {needs}, as many time inputs as {type(cell).__name__}.step{inspect.signature(cell.step)} "
-            f"takes before its {len(cell.states)} states, got {count}"
-        )
+    cell._check_count(count, len(drawn))
     return tuple(t.to(cell.device) for t in drawn) if drawn else ()
 
 
@@ -228,7 +218,7 @@ def check_finite_states(name: str, cell: Cell, states: Sequence[Tensor | Array])
 def _check_state(cell: Cell, state: States, rows: int, device: str) -> tuple[Tensor, ...]:
     source = "state"
     if state is None and type(cell).initial_state is Cell.initial_state:
-        return cell.initial_state(rows)
+        return cell._zero_states(rows, device)
     if state is None:
         state, source = cell.initial_state(rows), f"{type(cell).__name__}.initial_state({rows})"
     elif not isinstance(state, (Tensor, np.ndarray, tuple, list)):
@@ -316,8 +306,8 @@ def scan(
         as_size("checkpoint_every", checkpoint_every)
     inputs, states, ends = check_arguments(cell, xs, state, lengths, check_finite)
     steps, rows = inputs[0].shape[:2]
-    batch = Batch(steps, rows, ends)
-    packed = [batch.pack(x) for x in inputs]
+    batch = batch_of(steps, rows, ends)
+    packed = [*map(batch.pack, inputs)]
     ys, finals = _run_packed(cell, packed, states, batch, bool(reverse), checkpoint_every)
     return batch.unpack(ys), finals
 
@@ -338,7 +328,7 @@ def scan_layer(
         runs = [unroll(cell, xs, given[d], lengths=ends, reverse=d == 1) for d, cell in enumerate(cells)]
         return merge([ys for ys, _ in runs]) if merge else None, [final for _, final in runs]
     steps, rows = xs.shape[:2]
-    batch = Batch(steps, rows, ends)
+    batch = batch_of(steps, rows, ends)
     packed = [batch.pack(xs)]
     runs = []
     for d, cell in enumerate(cells):
@@ -357,11 +347,20 @@ def _run_packed(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """(the outputs in a plan's order, the final states in the caller's). packed: inputs in a plan's order."""
     layout = batch.layout.reversed if backwards else batch.layout
-    with draws(cell, len(packed), batch.steps, batch.rows) as more:
-        seqs = [*packed, *(batch.pack(x) for x in more)]
-        plan, params = plan_of(cell, tuple([x.shape[1] for x in seqs]), layout.mean_rows, states[0].device)
+    seqs = packed
+    if type(cell).draws is Cell.draws:  # most draw nothing, and a short run would notice the context
+        plan, params = _plan_for(cell, seqs, states, layout)
+    else:
+        with draws(cell, len(packed), batch.steps, batch.rows) as more:
+            seqs = [*packed, *map(batch.pack, more)]
+            plan, params = _plan_for(cell, seqs, states, layout)
     if batch.steps == 0:
         return wrap(np.zeros((0, cell.state_sizes[0]), cell.dtype), states[0]), states
-    first = [batch.sort(s) for s in states]
-    ys, finals = checkpoint.run(plan, seqs, params, first, layout, checkpoint_every)
-    return ys, tuple([batch.unsort(s) for s in finals])
+    ys, finals = checkpoint.run(plan, seqs, params, batch.sort(states), layout, checkpoint_every)
+    return ys, batch.unsort(finals)
+
+
+def _plan_for(
+    cell: Cell, seqs: Sequence[Tensor], states: Sequence[Tensor], layout: Layout
+) -> tuple[Plan, list[Tensor]]:
+    return plan_of(cell, tuple([x.shape[1] for x in seqs]), layout.mean_rows, states[0].device)

@@ -10,13 +10,14 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import MethodType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from tinyrnn import init as initialisers
-from tinyrnn._core.tape import EVERYTHING, Tensor, float_dtype, mode, wrap
+from tinyrnn._core.tape import EVERYTHING, Tensor, float_dtype, mode, zeros
 from tinyrnn.backend import check_device, to_host
 from tinyrnn.checks import as_array, as_count, as_rng, as_rows, as_size, positional, type_name
 
@@ -354,8 +355,12 @@ class Cell(Module):
 
     def initial_state(self, batch: int) -> tuple[Tensor, ...]:
         """The states before the first step: zeros, (batch, size) each."""
-        batch, like = as_count("batch", batch), self._a_parameter()
-        return tuple([wrap(np.zeros((batch, size), self.dtype), like) for size in self.state_sizes])
+        return self._zero_states(as_count("batch", batch), self.device)
+
+    def _zero_states(self, batch: int, device: str) -> tuple[Tensor, ...]:
+        """`Cell.initial_state` for a caller that has checked the batch and knows where the cell computes."""
+        dtype = self.dtype
+        return tuple([zeros((batch, size), dtype, device) for size in self.state_sizes])
 
     def draws(self, steps: int, batch: int) -> tuple[Tensor, ...]:
         """Further time inputs that the cell makes itself for every run, (steps, batch, n) each; none by default.
@@ -412,10 +417,23 @@ class Cell(Module):
 
     def _step_takes(self) -> tuple[int, float]:
         """How many arguments `step` takes, at least and at most: time inputs, draws and states."""
-        if not inspect.ismethod(self.step):
-            return positional(self.step)
-        low, high = positional(self.step.__func__)
+        step = self.step
+        if not isinstance(step, MethodType):
+            return positional(step)
+        low, high = positional(step.__func__)
         return low - 1, high - 1
+
+    def _check_count(self, count: int, drawn: int) -> None:
+        """Raise TypeError unless `step` takes so many time inputs of the caller's and so many that are drawn."""
+        others = drawn + len(self.states)
+        low, high = self._step_takes()
+        if not low <= count + others <= high:
+            needs = f"{low - others}{'' if low == high else ' or more'}"
+            step = f"{type(self).__name__}.step{inspect.signature(self.step)}"
+            raise TypeError(
+                f"xs must hold {needs}, as many time inputs as {step} takes before its {len(self.states)} states, got "
+                f"{count}"
+            )
 
     def extra_repr(self) -> str:
         return f"{self.input_size}, {self.hidden_size}"

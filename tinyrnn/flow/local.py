@@ -54,7 +54,7 @@ class Local:
         with no_grad():
             seqs = [batch.pack(tape.wrap(x._array[:last])) for x in run.inputs]
             params = [tape.wrap(p._array) for p in self.recorded.params]
-            emits, _, _ = self.plan.run(seqs, params, [batch.sort(s) for s in run.states], batch.layout)
+            emits, _, _ = self.plan.run(seqs, params, batch.sort(run.states), batch.layout)
             after = dict(zip(dict.fromkeys(self.step.nexts), emits, strict=True))
             found = []
             for first, new in zip(run.states, self.step.nexts, strict=True):

@@ -132,5 +132,5 @@ def _run_tangents(
         with no_grad():
             seqs = [batch.pack(tape.wrap(np.ascontiguousarray(x._array[first:, b]))) for x in run.inputs]
             starts = [*(s[b] for s in states), *(np.ascontiguousarray(d[b, :, k]) for d in tangents)]
-            emits, _, _ = made.plan.run(seqs, params, [batch.sort(tape.wrap(s)) for s in starts], batch.layout)
+            emits, _, _ = made.plan.run(seqs, params, batch.sort([*map(tape.wrap, starts)]), batch.layout)
             found[first:, b, :, k] = np.moveaxis(batch.unpack(emits[0])._array, 1, 0)

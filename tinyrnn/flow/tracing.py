@@ -163,10 +163,10 @@ def _there_and_back(observed: Observed, run: Run, batch: Batch, loss_fn: LossFn)
     nudges = [NUDGE(root, shape, box) for shape, box in zip(shapes, boxes, strict=True)]
     params = [tape.wrap(p._array) for p in observed.params]
     seqs = [*map(batch.pack, inputs), *nudges]
-    emits, _, finals = observed.plan.run(seqs, params, [batch.sort(s) for s in first], batch.layout)
+    emits, _, finals = observed.plan.run(seqs, params, batch.sort(first), batch.layout)
     values = [t._array for t in emits]
     ys = batch.unpack(emits[observed.states[0][0]])
-    loss = loss_fn(ys, tuple(batch.unsort(s) for s in finals))
+    loss = loss_fn(ys, batch.unsort(finals))
     if not isinstance(loss, Tensor) or loss.size != 1:
         got = f"one of shape {loss.shape}" if isinstance(loss, Tensor) else type_name(loss)
         raise ValueError(f"loss_fn must return a Tensor of one element, got {got}")

@@ -14,19 +14,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from operator import is_
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from tinyrnn._core.tape import Tensor
+from tinyrnn._core.tape import Tensor, are_same
 from tinyrnn.module import Cell, Module
-from tinyrnn.plan.layout import Batch, Layout, uniform_layout
+from tinyrnn.plan.layout import Batch, Layout, batch_of, uniform_layout
 from tinyrnn.plan.lower import PlanError
 from tinyrnn.plan.record import WAY_OUT, Recording, record
 from tinyrnn.plan.run import Plan
 from tinyrnn.plan.step import Step
 
-__all__ = ["Batch", "Layout", "Plan", "PlanError", "made_of", "plan_of", "plan_recorded", "uniform_layout"]
+__all__ = ["Batch", "Layout", "Plan", "PlanError", "batch_of", "made_of", "plan_of", "plan_recorded", "uniform_layout"]
 
 Made = TypeVar("Made")
 _made: WeakKeyDictionary[Cell, dict[Any, tuple[list[Any], bool, Any]]] = WeakKeyDictionary()
@@ -54,13 +53,14 @@ def made_of(cell: Cell, widths: tuple[int, ...], make: Callable[[Cell, tuple[int
     inside it, or what a list, tuple or dict in an attribute holds, was assigned since. (An array that is changed in
     place is not seen.)
     """
-    known = _made.setdefault(cell, {})
+    known = _made.get(cell)
+    if known is None:
+        known = _made.setdefault(cell, {})
     key = (make, widths, cell.training)
     found = known.get(key)
     if found is not None:
         attributes, nested, made = found
-        now = _attributes(cell) if nested else list(vars(cell).values())
-        if len(now) == len(attributes) and all(map(is_, now, attributes)):
+        if are_same(_attributes(cell) if nested else vars(cell).values(), attributes):
             return made
     nested = any(isinstance(value, (Module, list, tuple, dict)) for value in vars(cell).values())
     made = make(cell, widths)

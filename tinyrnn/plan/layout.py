@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
@@ -168,16 +169,26 @@ class Batch:
         flat = SCATTER_ROWS(y, self.read, (self.steps * self.rows, *y.shape[1:]))
         return RESHAPE(flat, (self.steps, self.rows, *y.shape[1:]))
 
-    def sort(self, s: Tensor) -> Tensor:
-        """A state (rows, ..) in the plan's order."""
-        return s if self.order is None else TAKE(s, self.order)
+    def sort(self, states: Sequence[Tensor]) -> Sequence[Tensor]:
+        """States (rows, ..) in the plan's order."""
+        return states if self.order is None else [TAKE(s, self.order) for s in states]
 
-    def unsort(self, s: Tensor) -> Tensor:
-        """A state in the caller's order."""
-        return s if self.order is None else TAKE(s, self._place)
+    def unsort(self, states: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """States in the caller's order."""
+        return tuple(states if self.order is None else [TAKE(s, self._place) for s in states])
 
     @cached_property
     def _place(self) -> NDArray[np.int64]:
         """Where the plan has each row."""
         assert self.order is not None
         return np.argsort(self.order)
+
+
+def batch_of(steps: int, rows: int, ends: NDArray[np.int64] | None) -> Batch:
+    """A batch that runs forwards."""
+    return _whole_batch(steps, rows) if ends is None else Batch(steps, rows, ends)
+
+
+@lru_cache(maxsize=64)
+def _whole_batch(steps: int, rows: int) -> Batch:
+    return Batch(steps, rows, None)

@@ -43,11 +43,13 @@ class Recording:
 def record(cell: Cell, widths: Sequence[int], probed: bool = False) -> Recording:
     """Record the step of a cell for time inputs of these widths. probed: also what it probes.
 
-    Raises TraceError where the step asks for values, PlanError where rows depend on one another, where a state changes
-    its shape or where the cell keeps a tensor of the step, and what the step itself raises.
+    Raises TypeError where the step takes another number of time inputs, TraceError where it asks for values, PlanError
+    where rows depend on one another, where a state changes its shape or where the cell keeps a tensor of the step, and
+    what the step itself raises.
     """
     name = type(cell).__name__
     lines: dict[Tensor, str] = {}
+    cell._check_count(len(widths), 0)
 
     def check(t: Tensor) -> None:
         lines[t] = _place(sys._getframe(1))
