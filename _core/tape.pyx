@@ -747,9 +747,10 @@ def wrap(array, Tensor like=None):
     return _constant(array)
 
 
-def zeros(tuple shape, dtype, device):
-    """A leaf of zeros on a device: "cpu", or the name of the other one."""
-    return _constant((_kernels if device == "cpu" else _device).zeros(shape, dtype))
+def zeros(Py_ssize_t rows, widths, dtype, device):
+    """Leaves of zeros, (rows, width) each, on a device: "cpu", or the name of the other one."""
+    make = (_kernels if device == "cpu" else _device).zeros
+    return tuple([_constant(make((rows, width), dtype)) for width in widths])
 
 
 def share(array):
@@ -1314,14 +1315,16 @@ cdef class Frame:
     """
 
     cdef object program, dtype
-    cdef list seqs, states, kept, sums, vectors, weights, sources, results
+    cdef list seqs, states, kept, sums, vectors, weights, results
+    cdef vector[int] kinds, numbers     # the sources
     cdef dict constants         # by device, a list for the vectors: None where they are params
 
     def __init__(self, program, dtype, *, seqs, states, kept, sums, vectors, weights, sources, results):
         self.program, self.dtype = program, dtype
         self.seqs, self.states, self.kept, self.sums = list(seqs), list(states), list(kept), list(sums)
         self.vectors, self.weights, self.results = list(vectors), list(weights), list(results)
-        self.sources = [(_sources[kind], k) for kind, k in sources]
+        self.kinds = [_sources[kind] for kind, _ in sources]
+        self.numbers = [number for _, number in sources]
         self.constants = {}
 
     def run(self, device, layout, seqs, params, initial):
@@ -1331,7 +1334,7 @@ cdef class Frame:
         the order in which the loop makes them; backwards, those before the first step come last.
         """
         cdef Py_ssize_t rows = layout.rows, batch = layout.batch, partial = layout.partial if self.sums else 0
-        cdef Py_ssize_t k, kind, number, columns
+        cdef Py_ssize_t k, number, columns
         cdef bint uniform = layout.uniform, wanted, in_kept
         cdef list given = [], kept = [], sums = [], matrices = [], vectors, weights = []
         cdef list states = [], befores = [], afters = [], ones = [], twos = []
@@ -1370,9 +1373,9 @@ cdef class Frame:
                 vectors[k] = repeated((<Tensor?> params[<Py_ssize_t> param])._array, row)
         # 2. the program, with its buffers and weights
         tables = (None, given, kept, afters, befores, ones, matrices, vectors)
-        for kind, number in self.sources:
-            arrays.append(None if kind == NOTHING else (<list> tables[kind])[number])
-            others.append(twos[number] if kind == PAIR else None)
+        for k in range(<Py_ssize_t> self.kinds.size()):
+            arrays.append(None if self.kinds[k] == NOTHING else (<list> tables[self.kinds[k]])[self.numbers[k]])
+            others.append(twos[self.numbers[k]] if self.kinds[k] == PAIR else None)
         for number in self.weights:
             weights.append((<Tensor?> params[number])._array)
         if layout.steps:

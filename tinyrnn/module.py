@@ -359,8 +359,7 @@ class Cell(Module):
 
     def _zero_states(self, batch: int, device: str) -> tuple[Tensor, ...]:
         """`Cell.initial_state` for a caller that has checked the batch and knows where the cell computes."""
-        dtype = self.dtype
-        return tuple([zeros((batch, size), dtype, device) for size in self.state_sizes])
+        return zeros(batch, self.state_sizes, self.dtype, device)
 
     def draws(self, steps: int, batch: int) -> tuple[Tensor, ...]:
         """Further time inputs that the cell makes itself for every run, (steps, batch, n) each; none by default.

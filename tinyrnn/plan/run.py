@@ -220,6 +220,7 @@ class Body:
     def __init__(self, step: Step, spare: Sequence[bool], ending: Sequence[bool], hoists: bool) -> None:
         self.step, self.spare, self.ending, self.hoists = step, spare, ending, hoists
         self.everywhere = (True,) * len(step.states)
+        self.widths = [width(s) for s in step.states]
         self.programs: dict[Any, Program] = {}
         self.frames: dict[Any, Frame] = {}
         self.reverses: dict[Any, Reverse] = {}
@@ -331,7 +332,7 @@ class Body:
             program,
             step.states[0].dtype,
             seqs=[width(t) for t in step.seqs],
-            states=[(width(t), wanted) for t, wanted in zip(step.states, record, strict=True)],
+            states=[*zip(self.widths, record, strict=True)],
             kept=program.kept_columns,
             sums=[(width(t), t.shape[1:]) for t in step.totals],
             vectors=[(number.get(t), None if t in number else t, row) for t, row in program.vectors],
@@ -489,10 +490,8 @@ def _loop_vjp(
         *[layout.spread(g) for g in of_sums if g is not None],
     ]
     device = inputs[-1].device
-    carried = [
-        tape.zeros((layout.batch, *s.shape[1:]), s.dtype, device) if g is None else g
-        for s, g in zip(step.states, of_last, strict=True)
-    ]
+    nothing = tape.zeros(layout.batch, body.widths, inputs[-1].dtype, device)
+    carried = [zero if g is None else g for zero, g in zip(nothing, of_last, strict=True)]
     # What was kept for a graph that goes may be written over: on the CPU, where that saves memory's time.
     ends = device == "cpu" and tape.let_go(hub)
     emits, totals, finals = reverse.plan.run(seqs, inputs[n_seqs : n_seqs + n_params], carried, layout.reversed, ends)
