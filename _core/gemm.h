@@ -47,13 +47,19 @@ constexpr index k_block = 4096 / sizeof(T);
 constexpr index ahead = 16, far_ahead = 128;
 
 // gemm: so many rows of A stay in the second-level cache, so many columns of B in the third.
-constexpr index row_block = 48 / tile_rows * tile_rows, column_block = 1024;
+constexpr index row_block = 96 / tile_rows * tile_rows, column_block = 2048;
 
 // A tile of rows passes so many panels before the next one does: one alone is 2-4 % slower, and up to 10 % where C goes
 // to memory; more of them gain nothing.
 constexpr index panels_together = 8;
 
 constexpr index least(index a, index b) { return a < b ? a : b; }
+
+// n elements, in whole lines of a cache.
+template <class T>
+constexpr index in_lines(index n) {
+    return (n * index(sizeof(T)) + 63) / 64 * (64 / index(sizeof(T)));
+}
 
 // sum[R][V] += one column of A, R elements `step` bytes apart from row to row, times one row of P panels of B.
 // Rows are reached from every third one by scaled addressing: 14 pointers would not fit the integer registers.
@@ -91,12 +97,14 @@ inline __attribute__((always_inline)) void rank_one(vector<T> (&sum)[R][P * tile
 
 // How the left side of a product lies: elements from row to row, and from column to column. A tile reads it as it lies
 // if one of these is 1; but rows a multiple of a page apart would drive each other out of the sets of the first-level
-// cache that they share (measured: a sixth of the speed), so such a side is copied, as are those without a 1.
+// cache that they share (measured: a sixth of the speed), and so would columns far apart (a quarter and more). So such a
+// side is copied, as are those without a 1; columns stay columns, but close together.
 struct Left {
     index rs, cs;
     template <class T>
     bool is_copied(index rows) const {
-        return rs != 1 && (cs != 1 || (rows > 4 && rs * index(sizeof(T)) % 4096 == 0));
+        if (rs == 1) return cs * index(sizeof(T)) >= 1024;
+        return cs != 1 || (rows > 4 && rs * index(sizeof(T)) % 4096 == 0);
     }
 };
 
@@ -337,7 +345,7 @@ template <class T>
 inline std::ptrdiff_t workspace_size(std::ptrdiff_t M, std::ptrdiff_t N, std::ptrdiff_t K) {
     using namespace product_detail;
     K = least(K, k_block<T>);
-    return packed_size<T>(K, least(N, column_block)) + least(M, row_block) * K;
+    return packed_size<T>(K, least(N, column_block)) + in_lines<T>(least(M, row_block)) * K;
 }
 
 // C (M, N), rows ldc apart, = (add: +=) A (M, K) B (K, N), A and B with strides (row, column) in elements, for each of
@@ -373,9 +381,14 @@ inline void gemm(const Side *sides, std::ptrdiff_t n_sides, std::ptrdiff_t ldc, 
                     Left lies{s->rs, s->cs};
                     if (lies.is_copied<T>(m)) {
                         T *const aside = workspace + packed_size<T>(k, n);
-                        copy(aside, k, left, s->rs, s->cs, m, k);
+                        if (lies.rs == 1) {
+                            lies.cs = in_lines<T>(m);
+                            copy(aside, lies.cs, left, s->cs, 1, k, m);
+                        } else {
+                            lies = {k, 1};
+                            copy(aside, k, left, s->rs, s->cs, m, k);
+                        }
                         left = aside;
-                        lies = {k, 1};
                     }
                     const Rows rows(m);
                     for (index j = 0; j < n; j += panels_together * NR)

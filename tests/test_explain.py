@@ -125,8 +125,9 @@ def test_products_have_the_least_size():
 
 
 def test_the_work_of_training_is_five_products():
-    """Input, recurrent, its transpose, and two for the weights: a sixth only for the input's gradient. The recurrent one
-    adds the biases.
+    """Input, recurrent, its transpose, and two for the weights: a sixth only for the input's gradient.
+
+    The recurrent one adds the biases.
     """
     e = explanation_of(LSTM(H, H))
     works = [*e.forward.hoisted, *e.forward.products, *e.reverse.products, *e.reverse.deferred]
@@ -320,7 +321,8 @@ def test_operations_and_bytes():
     cell = LSTM(I, H)
     e, batch = explanation_of(cell), explanation_of(cell, batch=4)
     product = 2 * H * 4 * H
-    # the bias to four gates, which the product adds, five activations, f * c, the multiply-add, and o * tanh(c'), for every unit
+    # for every unit: the bias to four gates, which the product adds, five activations, f * c, the multiply-add, and
+    # o * tanh(c')
     assert e.forward.loop_flops == product + (4 + 5 + 1 + 2 + 1) * H
     assert e.forward.flops == e.forward.loop_flops + 2 * I * 4 * H
     assert e.forward.weight_bytes == 4 * H * 4 * H

@@ -231,7 +231,7 @@ class Homes:
                 self._add_products(reads, self._home(t)[0], kept)
 
     def _summands(self, source: Tensor) -> list[Read] | None:
-        """Who reads columns of a source, if some are sums onto which a product, or all onto which one of elements is added."""
+        """Who reads columns of a source, if onto one of them a product, or onto all one of elements, is added."""
         reads = self._reads(source) or []
         onto = any(self._product_onto(t) is not None for t, _, _ in reads)
         return reads if onto or all(self._ends_with(t, source) for t, _, _ in reads) else None
