@@ -62,9 +62,10 @@ void map_rows(T *out, ptrdiff_t ld, const T *const *in, const ptrdiff_t *lds, in
         if constexpr (spread > 0) map_rows<Op, arity, T, spread - 1>(out, ld, in, lds, spreads, rows, width);
         return;
     }
-    constexpr int kb = arity > 1 ? 1 : 0, kc = arity > 2 ? 2 : 0;
-    for (ptrdiff_t r = 0; r < rows; r++)
-        map_row<Op, arity, spread>(out + r * ld, in[0] + r * lds[0], in[kb] + r * lds[kb], in[kc] + r * lds[kc], width);
+    const T *a = in[0], *b = in[arity > 1 ? 1 : 0], *c = in[arity > 2 ? 2 : 0];
+    const ptrdiff_t la = lds[0], lb = lds[arity > 1 ? 1 : 0], lc = lds[arity > 2 ? 2 : 0];
+    for (ptrdiff_t r = 0; r < rows; r++, out += ld, a += la, b += lb, c += lc)
+        map_row<Op, arity, spread>(out, a, b, c, width);
 }
 
 /* ---- vectors for the reductions ------------------------------------------------------------- */
