@@ -344,6 +344,16 @@ def test_long_sums_round_the_same_with_and_without_gradients():
     assert_same_bits([tr.scan(cell, xs)[0].data], [quiet])
 
 
+@pytest.mark.parametrize(("size", "dtype"), [(1100, "float32"), (531, "float64")])
+def test_a_bias_is_added_once_to_a_product_of_several_blocks(size, dtype):
+    cell = tr.cells.GRU(7, size, dtype=dtype, rng=0)
+    tr.init.apply(cell, {"b_*": tr.init.uniform})
+    xs = np.random.default_rng(0).normal(size=(2, 9, 7)).astype(dtype)
+    with tr.no_grad():
+        found, expected = tr.scan(cell, xs)[0].data, tr.unroll(cell, xs)[0].data
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE[dtype])
+
+
 def test_sums_over_many_steps_lose_no_digits():
     """The gradient of what meets a state element by element is added up in the loop: 16 terms at a time."""
     x = np.full((8_000, 1, I), np.linspace(0.6, 0.7, I))  # alike, so that roundings do not cancel
