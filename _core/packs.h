@@ -110,6 +110,7 @@ template <class T, int n> TR_INLINE Pack<T, n> pow_of(Pack<T, n> a, const Pack<T
 template <class T, int n> struct real<Pack<T, n>> : real<T> {};
 
 #undef TR_EACH
+#undef TR_INLINE
 
 }  // namespace TR_ISA
 }  // namespace tr
