@@ -196,8 +196,8 @@ struct Rows {
         : tiles((M + tile_rows - 1) / tile_rows), each(tiles == 1 ? M : M / tiles), taller(M - tiles * each) {}
 };
 
-// C[M, panels] [+]= A[M, K] B[K, panels] [+ bias], K <= k_block; `width` counts the columns of C, the last panel may be partial.
-// before(k) is called before tile k.
+// C[M, panels] [+]= A[M, K] B[K, panels] [+ bias], K <= k_block; `width` counts the columns of C, the last panel may be
+// partial. before(k) is called before tile k.
 template <class T, class Call>
 inline void block(T *c, index ldc, const T *a, Left left, const T *b, index stride, Rows M, index K, index width,
                   Onto<T> onto, index along, const Call &before) {
@@ -221,9 +221,9 @@ inline void block(T *c, index ldc, const T *a, Left left, const T *b, index stri
     }
 }
 
-// A product of no columns.
+// C [+]= 0 [+ bias]: a product over no columns of A.
 template <class T>
-inline void nothing(T *c, index ldc, index M, index N, Onto<T> onto) {
+inline void empty_product(T *c, index ldc, index M, index N, Onto<T> onto) {
     for (index i = 0; i < M; ++i)
         for (index j = 0; j < N; ++j) {
             T &x = c[i * ldc + j];
@@ -314,7 +314,8 @@ inline std::ptrdiff_t product_workspace(std::ptrdiff_t M, std::ptrdiff_t K, std:
 }
 
 // C (M, N), rows ldc apart, = (add: +=) A (M, K), rows lda apart, times packed B; then += bias (N), unless it is null.
-// C may not overlap A or B. `workspace`: product_workspace(M, K, lda) elements. meanwhile(k, n) is called for k = 0 .. n - 1, evenly on the way.
+// C may not overlap A or B. `workspace`: product_workspace(M, K, lda) elements. meanwhile(k, n) is called for
+// k = 0 .. n - 1, evenly on the way.
 template <class T, class Meanwhile>
 inline void product(T *c, std::ptrdiff_t ldc, const T *a, std::ptrdiff_t lda, const T *packed, std::ptrdiff_t M,
                     std::ptrdiff_t K, std::ptrdiff_t N, bool add, const T *bias, T *workspace,
@@ -322,7 +323,7 @@ inline void product(T *c, std::ptrdiff_t ldc, const T *a, std::ptrdiff_t lda, co
     using namespace product_detail;
     constexpr index NR = panel_width<T>;
     if (M <= 0 || N <= 0) return;
-    if (K <= 0) return nothing(c, ldc, M, N, Onto<T>{add, bias});
+    if (K <= 0) return empty_product(c, ldc, M, N, Onto<T>{add, bias});
     if (const index size = product_workspace<T>(M, K, lda)) {
         copy(workspace, size / M, a, lda, 1, M, K);
         a = workspace;
@@ -358,7 +359,7 @@ inline void gemm(const Side *sides, std::ptrdiff_t n_sides, std::ptrdiff_t ldc, 
     constexpr index NR = panel_width<T>;
     if (N <= 0) return;
     if (K <= 0) {
-        for (const Side *s = sides; s != sides + n_sides; ++s) nothing(s->c, ldc, s->M, N, Onto<T>{add, nullptr});
+        for (const Side *s = sides; s != sides + n_sides; ++s) empty_product(s->c, ldc, s->M, N, Onto<T>{add, nullptr});
         return;
     }
     for (index j0 = 0; j0 < N; j0 += column_block)
