@@ -32,6 +32,7 @@ template <class T, class Table, class Side> constexpr Table table() {
         {TR_POINTWISE(TR_MAP_ROWS)},
         reduce<Add, T>,
         reduce<Max, T>,
+        sum_squares<T>,
         take_rows<T>,
         add_rows<T>,
         sumsq<T>,

@@ -38,6 +38,7 @@ extern "C" {
                                          int spread, ptrdiff_t rows, ptrdiff_t width);           \
         void (*sum)(T *out, const T *in, ptrdiff_t outer, ptrdiff_t n, ptrdiff_t inner, ptrdiff_t stride);  \
         void (*amax)(T *out, const T *in, ptrdiff_t outer, ptrdiff_t n, ptrdiff_t inner, ptrdiff_t stride); \
+        void (*sum_squares)(T *out, const T *in, ptrdiff_t outer, ptrdiff_t n, ptrdiff_t, ptrdiff_t);       \
         void (*take_rows)(T *out, const T *table, const int64_t *idx, ptrdiff_t n, ptrdiff_t width); \
         void (*add_rows)(T *table, const int64_t *idx, const T *src, ptrdiff_t n, ptrdiff_t width);  \
         double (*sumsq)(const T *in, ptrdiff_t n);                                               \

@@ -92,12 +92,17 @@ template <class T> struct Lanes {
     }
 };
 
-/* A reduction: how two partial results join, and what to start from. */
+/* A reduction: what becomes of an element, how two partial results join, and what to start from. */
 struct Add {
+    template <class V> TR_FN V term(V a) { return a; }
     template <class T> TR_FN T start() { return (T)0; }
     template <class V> TR_FN V join(V a, V b) { return a + b; }
 };
+struct AddSquares : Add {
+    template <class V> TR_FN V term(V a) { return a * a; }
+};
 struct Max {
+    template <class V> TR_FN V term(V a) { return a; }
     template <class T> TR_FN T start() { return (T)-__builtin_huge_val(); }
     template <class V> TR_FN V join(V a, V b) { return ((b > a) | (b != b)) ? b : a; } /* NaN stays */
 };
@@ -133,11 +138,11 @@ template <class R, class T> TR_FN T reduce_block(const T *in, ptrdiff_t n) {
     for (; i + L::count <= n; i += L::count) {
         L x = L::load(in + i);
 #pragma GCC unroll 4
-        for (int k = 0; k < L::vectors; k++) acc.v[k] = R::join(acc.v[k], x.v[k]);
+        for (int k = 0; k < L::vectors; k++) acc.v[k] = R::join(acc.v[k], R::term(x.v[k]));
     }
     T lane[L::count];
     __builtin_memcpy(lane, acc.v, sizeof lane);
-    for (ptrdiff_t k = 0; i + k < n; k++) lane[k] = R::join(lane[k], in[i + k]);
+    for (ptrdiff_t k = 0; i + k < n; k++) lane[k] = R::join(lane[k], R::term(in[i + k]));
     return join_lanes<R, T, L::count>(lane);
 }
 
@@ -195,6 +200,11 @@ void reduce(T *out, const T *in, ptrdiff_t outer, ptrdiff_t n, ptrdiff_t inner, 
         else
             reduce_columns<R>(out + o * inner, in + o * n * stride, n, stride, inner);
     }
+}
+
+/* The squares of rows, inner = 1: the bits of `reduce` of squares. */
+template <class T> void sum_squares(T *out, const T *in, ptrdiff_t outer, ptrdiff_t n, ptrdiff_t, ptrdiff_t) {
+    for (ptrdiff_t o = 0; o < outer; o++) out[o] = reduce_row<AddSquares>(in + o * n, n);
 }
 
 /* Squares are added in double: eight lanes, then pairwise, on every instruction set. */

@@ -41,6 +41,7 @@ enum Add : int32_t { ONTO = 1, BIAS = 2 };
 //   PRODUCT      dst (width columns) = a (inner columns) @ weight `code`; `add`: ONTO adds it to dst, BIAS then the row b
 //   COPY         dst = a
 //   SUM, MAXIMUM dst = reduction over the middle axis of a row seen as (outer, n, inner); width = outer * inner
+//                SUM of the squares if `code`, where inner is 1
 //   GATHER       dst[j] = a[index[j]], j < width;  SCATTER_ADD  dst[0..inner) = 0, then dst[index[j]] += a[j]
 struct Instruction {
     int32_t kind, code, width, inner, n, add, index, spread;

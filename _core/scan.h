@@ -105,7 +105,7 @@ inline void step_rows(const Loop<T> &loop, const Table &table, const Instruction
         break;
     case SUM:
     case MAXIMUM: {
-        const auto reduce = i.kind == SUM ? table.sum : table.amax;
+        const auto reduce = i.kind == MAXIMUM ? table.amax : i.code ? table.sum_squares : table.sum;
         const ptrdiff_t outer = width / i.inner;
         if (single || (dst.ld == width && a.ld == width * i.n)) {
             reduce(dst.row(r0), a.row(r0), (r1 - r0) * outer, i.n, i.inner, i.inner);

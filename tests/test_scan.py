@@ -38,6 +38,7 @@ from tinyrnn._core import kernels
 from tinyrnn._core.tape import TraceError, wrap
 from tinyrnn.cells import GRU, LSTM, MUT1, Elman
 from tinyrnn.plan import checkpoint, plan_of
+from tinyrnn.plan.explain import explanation_of
 from tinyrnn.search import KINDS, RandomCell, descriptions, random_description
 
 # -- scan equals unroll ------------------------------------------------------------------------------------------------
@@ -342,6 +343,23 @@ def test_long_sums_round_the_same_with_and_without_gradients():
     with tr.no_grad():
         quiet = tr.scan(cell, xs)[0].data
     assert_same_bits([tr.scan(cell, xs)[0].data], [quiet])
+
+
+@pytest.mark.parametrize("size", [1, 5, 37, 300])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_squares_are_added_up_without_being_stored(size, dtype):
+    """To the bits of two ops, as `unroll` has them: there is no product, so all else is the same."""
+
+    class Shrinking(tr.Cell):
+        def step(self, x, h):
+            return tr.tanh(x + h) / (1 + tr.sum(tr.square(h), axis=1, keepdims=True))
+
+    cell = Shrinking(size, size, dtype=dtype)
+    assert any("sum of squares" in line for line in explanation_of(cell).forward.instructions)
+    xs = np.random.default_rng(0).normal(size=(4, 3, size)).astype(dtype)
+    with tr.no_grad():
+        assert_same_bits([tr.scan(cell, xs)[0].data], [tr.unroll(cell, xs)[0].data])
+    check(cell, case(cell))
 
 
 @pytest.mark.parametrize(("size", "dtype"), [(1100, "float32"), (531, "float64")])

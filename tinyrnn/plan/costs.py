@@ -45,7 +45,7 @@ def instruction_flops(i: dict[str, int]) -> int:
     if i["kind"] == kinds["map"]:
         return i["width"] * (2 if i["code"] == kernels.POINTWISE["fma"][0] else 1)
     if i["kind"] in (kinds["sum"], kinds["max"]):
-        return i["width"] * i["n"]
+        return i["width"] * i["n"] * (1 + i["code"])
     return i["width"] if i["kind"] == kinds["scatter_add"] else 0
 
 
@@ -71,6 +71,7 @@ def listing(program: Program) -> tuple[str, ...]:
         adds = i["add"] & kernels.BIAS if kind == "product" else 0
         arity = kernels.POINTWISE[codes[i["code"]]][1] if kind == "map" else 1 + bool(adds)
         at = [f"{program.buffers[i[n]].place}{i[n]}+{i[f'{n}_at']}" for n in ("dst", "a", "b", "c")[: arity + 1]]
+        kind += " of squares" * (kind == "sum" and i["code"])
         what = codes[i["code"]] if kind == "map" else f"{kind}{i['code']} {i['inner']} x" if kind == "product" else kind
         return f"{at[0]} {'+' * (i['add'] & kernels.ONTO)}= {what} {i['width']}: {', '.join(at[1:])}"
 

@@ -17,6 +17,7 @@ from tinyrnn._core.tape import Tape, Tensor, abstract
 from tinyrnn.autograd import recording
 from tinyrnn.checks import as_size, type_name
 from tinyrnn.module import Cell
+from tinyrnn.ops import add
 from tinyrnn.plan import plan_of
 from tinyrnn.plan.costs import floats_moved, flops_of, instruction_flops, is_free, listing, runs_of
 from tinyrnn.plan.explanation import Explanation, Group, Kept, Merged, Pass, Product, Work
@@ -191,7 +192,7 @@ class _Found:
         place: dict[Tensor, int] = {}
         runs_nothing = set()
         for t, begin, end in zip(values, [0, *ends], ends, strict=False):
-            if begin == end and (t.op is None or t.op.code < 0):  # else it is a bias, and the product before adds it
+            if begin == end and t.op is not add:  # else it is a bias, and the product before adds it
                 runs_nothing.add(t)
             at = max(begin - (begin == end), 0)
             place[t] = next((k for k, (_, start, stop) in enumerate(runs) if start <= at < stop), 0)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tinyrnn._core import kernels
 from tinyrnn._core.tape import Op, Tensor
-from tinyrnn.ops import add, fma, mul
+from tinyrnn.ops import add, fma, mul, square
 from tinyrnn.plan.homes import Home, Homes
 from tinyrnn.plan.program import BufferSpec, PlanError, Program
 from tinyrnn.plan.rewrite import OPS
@@ -60,6 +60,7 @@ class _Lowering(Homes):
     ) -> None:
         super().__init__(body, keep, record_states, spare, chained, ever_kept)
         self.ending = {*ending}
+        self.squares = {t for t in self.nodes if self._is_summed(t)}
         self.weight_number: dict[Tensor, int] = {}
         for t in self._schedule():
             self._emit(t)
@@ -131,7 +132,14 @@ class _Lowering(Homes):
         return found
 
     def _is_instruction(self, t: Tensor) -> bool:
-        return t.op is not None and self._view(t) is None and not self._is_vector(t) and t not in self.spread
+        aside = self.spread | self.squares
+        return t.op is not None and self._view(t) is None and not self._is_vector(t) and t not in aside
+
+    def _is_summed(self, t: Tensor) -> bool:
+        """Whether t is a square of which nobody wants anything but the sum over its columns."""
+        if t.op is not square or t in self.home or len(self.readers[t]) != 1 or (reader := self.readers[t][0]) is None:
+            return False
+        return reader.op is OPS["sum"] and reader.attrs[0] == (t.ndim - 1,) and t.inputs[0].shape == t.shape
 
     # -- instructions --------------------------------------------------------------------------------------------------
 
@@ -155,7 +163,7 @@ class _Lowering(Homes):
         if t.op is None or self._view(t) is not None or self._is_vector(t):
             self._home(t)
             return
-        if t in self.spread:
+        if t in self.spread or t in self.squares:
             return
         op = t.op
         if op.code >= 0:
@@ -290,7 +298,8 @@ class _Lowering(Homes):
             axes = t.attrs[0]
         if 0 in axes:
             raise self._unsupported(t)
-        home, n = self._home(x), int(np.prod([x.shape[k] for k in axes]))
+        squares = x in self.squares
+        home, n = self._home(x.inputs[0] if squares else x), int(np.prod([x.shape[k] for k in axes]))
         if not axes:
             axes = (x.ndim - 1,)  # nothing to reduce: a middle axis of one element
             inner = width(x)
@@ -303,7 +312,7 @@ class _Lowering(Homes):
             self._gather(gathered, home, columns.ravel())
             home, inner = gathered, 1
         kind = "max" if op is OPS["max"] else "sum"
-        self._add(kind, self._home(t), home, width=width(t), inner=inner, n=n)
+        self._add(kind, self._home(t), home, code=int(squares), width=width(t), inner=inner, n=n)
 
     # -- memory used twice ---------------------------------------------------------------------------------------------
 

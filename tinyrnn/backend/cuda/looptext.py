@@ -345,7 +345,7 @@ class LoopText(LoopLayout):
         for action in segment.actions:
             i, stretches = action.code, range(action.stretches)
             if action.form == "fold":
-                terms = [operand(action, "a", 0, m) for m in stretches]
+                terms = [self._term(action, operand(action, "a", 0, m)) for m in stretches]
                 total = reduce(partial(self._joined, action), terms)
                 lines.append(f"folds[{self.folds[action] * self.tiling.chunk * self.own} + e] = {total};")
                 continue
@@ -417,27 +417,32 @@ class LoopText(LoopLayout):
     def _neutral(self, action: Action) -> str:
         return "(Real)0" if NAMES[action.code["kind"]] == "sum" else "-infinite<Real>()"
 
+    @staticmethod
+    def _term(action: Action, element: str) -> str:
+        """What a reduction adds up, or compares, of an element."""
+        return f"op::square::f({element})" if NAMES[action.code["kind"]] == "sum" and action.code["code"] else element
+
     def _joined(self, action: Action, a: str, b: str) -> str:
         return f"({a} + {b})" if NAMES[action.code["kind"]] == "sum" else f"op::maximum::f({a}, {b})"
 
     def _join(self, fold: Action, slot: int) -> Iterator[str]:
         """Behind a wait: the blocks' shares of a row together."""
         shares = self._share(slot, "row")
-        yield from self._folded(fold, "0", "rows", f"{shares}[p]", self.tiling.blocks)
+        yield from self._folded(fold, "0", "rows", f"shared_load(&{shares}[p])", self.tiling.blocks)
 
     def _row_fold_segment(self, segment: Segment) -> Iterator[str]:
         for action in segment.actions:
             i = action.code
             element = self._at(i["a"], "row", f"{i['a_at']} + p")
-            yield from self._folded(action, "r0", "r0 + n", element, i["n"])
+            yield from self._folded(action, "r0", "r0 + n", self._term(action, f"shared_load(&{element})"), i["n"])
             yield "__syncthreads();"
 
     def _folded(self, action: Action, first: str, last: str, element: str, n: int) -> Iterator[str]:
-        """Rows first .. last - 1 of the tile, each reduced over n elements p in memory; a warp a row, in one order."""
+        """Rows first .. last - 1 of the tile, each reduced over n elements p; a warp a row, in one order."""
         yield f"for (int r = {first} + thread / 32; r < {last}; r += {self.tiling.threads // 32}) {{"
         yield "const int row = row0 + r;"
         yield f"Real v = {self._neutral(action)};"
-        term = self._joined(action, "v", f"shared_load(&{element})")
+        term = self._joined(action, "v", element)
         yield f"for (int p = thread % 32; p < {n}; p += 32) v = {term};"
         other = self._joined(action, "v", "u")
         yield f"for (int o = 16; o; o /= 2) {{ const Real u = __shfl_xor_sync(0xffffffffu, v, o); v = {other}; }}"
@@ -473,7 +478,7 @@ class LoopText(LoopLayout):
                 yield f"for (int x = 0; x < {i['width']}; x++) if (index[{i['index']} + x] == j) v += {read('a', 'x')};"
             else:
                 inner = i["inner"]
-                element = read("a", f"(j / {inner} * {i['n']} + x) * {inner} + j % {inner}")
+                element = self._term(action, read("a", f"(j / {inner} * {i['n']} + x) * {inner} + j % {inner}"))
                 yield f"Real v = {self._neutral(action)};"
                 yield f"for (int x = 0; x < {i['n']}; x++) v = {self._joined(action, 'v', element)};"
             to = self._at(i["dst"], "row", f"{i['dst_at']} + j")
