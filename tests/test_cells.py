@@ -42,8 +42,9 @@ def test_unroll_equals_numpy(name, lengths, reverse, dtype):
     ys, final = tr.unroll(cell, xs, tuple(state), lengths=lengths, reverse=reverse)
     expected, ended = run_numpy(name, cell, xs, state, lengths, reverse)
     assert ys.dtype == dtype
-    # Layer norm divides by a row's deviation, a few tenths here, which magnifies the rounding before it.
-    atol = TOLERANCE[dtype] * (4 if name.startswith("LayerNorm") else 1)
+    # Layer norm divides by a row's deviation, a few tenths here, which magnifies the rounding before it. What relu and
+    # additive updates make grows beyond 1, and the rounding of sums with it.
+    atol = TOLERANCE[dtype] * (4 if name.startswith("LayerNorm") else max(1.0, float(np.abs(expected).max())))
     np.testing.assert_allclose(ys.data, expected, rtol=0, atol=atol)
     for s, e in zip(final, ended, strict=True):
         np.testing.assert_allclose(s.data, e, rtol=0, atol=atol)
