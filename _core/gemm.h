@@ -16,6 +16,7 @@
 #include <cstring>
 #include <utility>
 
+#include "program.h"
 #include "vectors.h"
 
 namespace tr {
@@ -54,12 +55,7 @@ constexpr index row_block = 96 / tile_rows * tile_rows, column_block = 2048;
 constexpr index panels_together = 8;
 
 constexpr index least(index a, index b) { return a < b ? a : b; }
-
-// n elements, in whole lines of a cache.
-template <class T>
-constexpr index in_lines(index n) {
-    return (n * index(sizeof(T)) + 63) / 64 * (64 / index(sizeof(T)));
-}
+constexpr size_t line_bytes = 64;
 
 // sum[R][V] += one column of A, R elements `step` bytes apart from row to row, times one row of P panels of B.
 // Rows are reached from every third one by scaled addressing: 14 pointers would not fit the integer registers.
@@ -346,7 +342,7 @@ template <class T>
 inline std::ptrdiff_t workspace_size(std::ptrdiff_t M, std::ptrdiff_t N, std::ptrdiff_t K) {
     using namespace product_detail;
     K = least(K, k_block<T>);
-    return packed_size<T>(K, least(N, column_block)) + in_lines<T>(least(M, row_block)) * K;
+    return packed_size<T>(K, least(N, column_block)) + in_units<T>(least(M, row_block), line_bytes) * K;
 }
 
 // C (M, N), rows ldc apart, = (add: +=) A (M, K) B (K, N), A and B with strides (row, column) in elements, for each of
@@ -383,7 +379,7 @@ inline void gemm(const Side *sides, std::ptrdiff_t n_sides, std::ptrdiff_t ldc, 
                     if (lies.is_copied<T>(m)) {
                         T *const aside = workspace + packed_size<T>(k, n);
                         if (lies.rs == 1) {
-                            lies.cs = in_lines<T>(m);
+                            lies.cs = in_units<T>(m, line_bytes);
                             copy(aside, lies.cs, left, s->cs, 1, k, m);
                         } else {
                             lies = {k, 1};

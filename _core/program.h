@@ -30,6 +30,11 @@ constexpr size_t page_bytes = 4096;
 constexpr size_t whole(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
 constexpr size_t whole_pages(size_t bytes) { return whole(bytes, page_bytes); }
 
+// n elements, in whole units of so many bytes.
+template <class T> constexpr ptrdiff_t in_units(ptrdiff_t n, size_t unit) {
+    return ptrdiff_t(whole(n * sizeof(T), unit) / sizeof(T));
+}
+
 // So many terms of a sum over steps are added in the loop's own precision; whoever reads the partial sums adds them up.
 constexpr ptrdiff_t sum_steps = 16;
 

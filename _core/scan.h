@@ -33,11 +33,6 @@ template <class T> ptrdiff_t block_rows(const Loop<T> &loop) {
     return row >= cache ? 1 : cache / row < 64 ? cache / row : 64;
 }
 
-// n elements, in whole units of so many bytes.
-template <class T> constexpr ptrdiff_t in_units(ptrdiff_t n, size_t unit) {
-    return ptrdiff_t(whole(n * sizeof(T), unit) / sizeof(T));
-}
-
 // place(k, n) for each buffer k of a shard's own, where it lies in them; returns how many elements they take. Those of a
 // page and more begin at pages (program.h); the others lie close together, as what begins at pages competes for a few
 // places of the cache.
