@@ -68,29 +68,11 @@ void map_rows(T *out, ptrdiff_t ld, const T *const *in, const ptrdiff_t *lds, in
         map_row<Op, arity, spread>(out, a, b, c, width);
 }
 
-/* ---- vectors for the reductions ------------------------------------------------------------- */
+/* ---- reductions ------------------------------------------------------------------------------ */
 
 /* A row is reduced in 64 bytes of lanes on every instruction set (16 float32, 8 float64): element i
  * always joins lane i mod lanes, so the order of additions is the same everywhere. */
-template <class T> struct Lanes {
-    typedef vector<T> Vector;
-    static constexpr int count = 64 / sizeof(T), vectors = 64 / vector_bytes;
-    static constexpr int width = vector_bytes / sizeof(T);
-    Vector v[vectors];
-
-    TR_FN Lanes fill(T value) {
-        Lanes x;
-#pragma GCC unroll 4
-        for (int k = 0; k < vectors; k++) x.v[k] = value - (Vector){};
-        return x;
-    }
-    TR_FN Lanes load(const T *p) {
-        Lanes x;
-#pragma GCC unroll 4
-        for (int k = 0; k < vectors; k++) __builtin_memcpy(&x.v[k], p + k * width, vector_bytes);
-        return x;
-    }
-};
+template <class T> using Lanes = Pack<T, 64 / vector_bytes>;
 
 /* A reduction: what becomes of an element, how two partial results join, and what to start from. */
 struct Add {
@@ -132,16 +114,15 @@ template <class R, class T, int n> TR_FN T join_lanes(const T *lane) {
 /* n elements through the lanes, then the lanes pairwise. */
 template <class R, class T> TR_FN T reduce_block(const T *in, ptrdiff_t n) {
     typedef Lanes<T> L;
-    const T start = R::template start<T>();
-    L acc = L::fill(start);
+    L acc(R::template start<T>());
     ptrdiff_t i = 0;
     for (; i + L::count <= n; i += L::count) {
         L x = L::load(in + i);
 #pragma GCC unroll 4
-        for (int k = 0; k < L::vectors; k++) acc.v[k] = R::join(acc.v[k], R::term(x.v[k]));
+        for (int k = 0; k < L::n; k++) acc.v[k] = R::join(acc.v[k], R::term(x.v[k]));
     }
     T lane[L::count];
-    __builtin_memcpy(lane, acc.v, sizeof lane);
+    acc.store(lane);
     for (ptrdiff_t k = 0; i + k < n; k++) lane[k] = R::join(lane[k], R::term(in[i + k]));
     return join_lanes<R, T, L::count>(lane);
 }

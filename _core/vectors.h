@@ -56,8 +56,10 @@ inline vector<double> at_least(vector<double> low, vector<double> b) { return _m
 inline vector<float> at_most(vector<float> high, vector<float> b) { return _mm512_maskz_min_ps(__mmask16(-1), high, b); }
 inline vector<double> at_most(vector<double> high, vector<double> b) { return _mm512_maskz_min_pd(__mmask8(-1), high, b); }
 #else
-template <class V> inline V at_least(V low, V b) { return low > b ? low : b; }
-template <class V> inline V at_most(V high, V b) { return high < b ? high : b; }
+inline vector<float> at_least(vector<float> low, vector<float> b) { return low > b ? low : b; }
+inline vector<double> at_least(vector<double> low, vector<double> b) { return low > b ? low : b; }
+inline vector<float> at_most(vector<float> high, vector<float> b) { return high < b ? high : b; }
+inline vector<double> at_most(vector<double> high, vector<double> b) { return high < b ? high : b; }
 #endif
 
 }  // namespace TR_ISA
