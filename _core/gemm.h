@@ -16,6 +16,7 @@
 #include <cstring>
 #include <utility>
 
+#include "fetch.h"
 #include "program.h"
 #include "vectors.h"
 
@@ -116,7 +117,8 @@ struct Onto {
 // is `stride` elements, from row to row `along`.
 template <class T, int R, int P>
 inline __attribute__((always_inline)) void tile(T *c, index ldc, const T *a, Left left, const T *b, index stride,
-                                                index K, Onto<T> onto, index along) {
+                                                index K, Onto<T> onto, index along, const char *later,
+                                                index pace) {
     constexpr int NR = panel_width<T>, W = NR / tile_vectors, V = P * tile_vectors;
     vector<T> sum[R][V] = {};
     const char *third[(R + 2) / 3];
@@ -142,6 +144,9 @@ inline __attribute__((always_inline)) void tile(T *c, index ldc, const T *a, Lef
             __builtin_prefetch(third[0] + 2 * ahead * on);
             __builtin_prefetch(third[0] + 2 * ahead * on + (R - 1) * sizeof(T));
         }
+        __builtin_prefetch(later, 0, 2);
+        later += pace;
+        asm("" : "+r"(later));
         rank_one<T, R, P>(sum, third, step, b, stride);
 #pragma GCC unroll 16
         for (int i = 0; i < (R + 2) / 3; ++i) {
@@ -170,15 +175,17 @@ constexpr int panels_at_once(int rows) {
 // `tile` over several whole panels: P at a time, then P/2, ..
 template <class T, int R, int P = panels_at_once(R)>
 void strip(T *c, index ldc, const T *a, Left left, const T *b, index stride, index K, index panels, Onto<T> onto,
-           index along) {
-    for (; panels >= P; panels -= P, c += P * panel_width<T>, b += P * stride, onto = onto.at(P * panel_width<T>))
-        tile<T, R, P>(c, ldc, a, left, b, stride, K, onto, along);
+           index along, Ahead &ahead) {
+    for (; panels >= P; panels -= P, c += P * panel_width<T>, b += P * stride, onto = onto.at(P * panel_width<T>)) {
+        const index pace = ahead.pace;
+        tile<T, R, P>(c, ldc, a, left, b, stride, K, onto, along, ahead.take(K), pace);
+    }
     if constexpr (P > 1)
-        if (panels) strip<T, R, P / 2>(c, ldc, a, left, b, stride, K, panels, onto, along);
+        if (panels) strip<T, R, P / 2>(c, ldc, a, left, b, stride, K, panels, onto, along, ahead);
 }
 
 template <class T>
-using Strip = void (*)(T *, index, const T *, Left, const T *, index, index, index, Onto<T>, index);
+using Strip = void (*)(T *, index, const T *, Left, const T *, index, index, index, Onto<T>, index, Ahead &);
 template <class T, int... R>
 inline Strip<T> strip_of(int rows, std::integer_sequence<int, R...>) {
     static constexpr Strip<T> table[] = {strip<T, R + 1>...};
@@ -193,23 +200,23 @@ struct Rows {
 };
 
 // C[M, panels] [+]= A[M, K] B[K, panels] [+ bias], K <= k_block; `width` counts the columns of C, the last panel may be
-// partial. before(k) is called before tile k.
-template <class T, class Call>
+// partial.
+template <class T>
 inline void block(T *c, index ldc, const T *a, Left left, const T *b, index stride, Rows M, index K, index width,
-                  Onto<T> onto, index along, const Call &before) {
+                  Onto<T> onto, index along, Ahead &ahead) {
     constexpr index NR = panel_width<T>;
     const index whole = width / NR, rest = width % NR;
     for (index i = 0; i < M.tiles; ++i) {
-        before(i);
         const index R = M.each + (i < M.taller);
         const Strip<T> run = strip_of<T>(int(R), std::make_integer_sequence<int, tile_rows>());
-        if (whole) run(c, ldc, a, left, b, stride, K, whole, onto, along);
+        if (whole) run(c, ldc, a, left, b, stride, K, whole, onto, along, ahead);
         if (rest) {  // through a whole tile aside, so that no store leaves C
             T aside[tile_rows * NR], bias[NR] = {};
             if (onto.bias) std::memcpy(bias, onto.bias + whole * NR, rest * sizeof(T));
             if (onto.add)
                 for (index r = 0; r < R; ++r) std::memcpy(aside + r * NR, c + r * ldc + whole * NR, rest * sizeof(T));
-            run(aside, NR, a, left, b + whole * stride, stride, K, 1, {onto.add, onto.bias ? bias : nullptr}, along);
+            run(aside, NR, a, left, b + whole * stride, stride, K, 1, {onto.add, onto.bias ? bias : nullptr}, along,
+                ahead);
             for (index r = 0; r < R; ++r) std::memcpy(c + r * ldc + whole * NR, aside + r * NR, rest * sizeof(T));
         }
         c += R * ldc;
@@ -310,12 +317,10 @@ inline std::ptrdiff_t product_workspace(std::ptrdiff_t M, std::ptrdiff_t K, std:
 }
 
 // C (M, N), rows ldc apart, = (add: +=) A (M, K), rows lda apart, times packed B; then += bias (N), unless it is null.
-// C may not overlap A or B. `workspace`: product_workspace(M, K, lda) elements. meanwhile(k, n) is called for
-// k = 0 .. n - 1, evenly on the way.
-template <class T, class Meanwhile>
+// C may not overlap A or B. `workspace`: product_workspace(M, K, lda) elements. `ahead` is fetched on the way.
+template <class T>
 inline void product(T *c, std::ptrdiff_t ldc, const T *a, std::ptrdiff_t lda, const T *packed, std::ptrdiff_t M,
-                    std::ptrdiff_t K, std::ptrdiff_t N, bool add, const T *bias, T *workspace,
-                    const Meanwhile &meanwhile) {
+                    std::ptrdiff_t K, std::ptrdiff_t N, bool add, const T *bias, T *workspace, Ahead &ahead) {
     using namespace product_detail;
     constexpr index NR = panel_width<T>;
     if (M <= 0 || N <= 0) return;
@@ -328,13 +333,12 @@ inline void product(T *c, std::ptrdiff_t ldc, const T *a, std::ptrdiff_t lda, co
     // A few panels at a time, so that B, the larger side, streams through once. One tile of rows takes all in one call.
     const Rows rows(M);
     const index group = rows.tiles == 1 && K <= k_block<T> ? N : NR * panels_together;
-    const index groups = group == N ? 1 : (N + group - 1) / group, parts = groups * rows.tiles;
-    for (index g = 0, j = 0; g < groups; ++g, j += group)
+    if (!ahead.is_empty()) ahead.start((N + NR - 1) / NR * rows.tiles * K / panels_at_once(int(rows.each)) + 1);
+    for (index j = 0; j < N; j += group)
         for (index k = 0; k < K; k += k_block<T>)
             block(c + j, ldc, a + k, {lda, 1}, packed + j * K + k * NR, K * NR, rows, least(K - k, k_block<T>),
-                  least(N - j, group), Onto<T>{add || k, K - k > k_block<T> ? nullptr : bias}.at(j), NR, [&](index i) {
-                      if (!k) meanwhile(g * rows.tiles + i, parts);
-                  });
+                  least(N - j, group), Onto<T>{add || k, K - k > k_block<T> ? nullptr : bias}.at(j), NR, ahead);
+    ahead.finish();
 }
 
 // Elements of workspace that `gemm` needs.
@@ -354,6 +358,7 @@ inline void gemm(const Side *sides, std::ptrdiff_t n_sides, std::ptrdiff_t ldc, 
     using namespace product_detail;
     constexpr index NR = panel_width<T>;
     if (N <= 0) return;
+    Ahead nothing;
     if (K <= 0) {
         for (const Side *s = sides; s != sides + n_sides; ++s) empty_product(s->c, ldc, s->M, N, Onto<T>{add, nullptr});
         return;
@@ -391,7 +396,7 @@ inline void gemm(const Side *sides, std::ptrdiff_t n_sides, std::ptrdiff_t ldc, 
                     for (index j = 0; j < n; j += panels_together * NR)
                         block(s->c + i0 * ldc + j0 + j, ldc, left, lies, right + j / NR * panel, panel, rows, k,
                               least(n - j, panels_together * NR), Onto<T>{add || k0, nullptr}, packs ? NR : b_rs,
-                              [](index) {});
+                              nothing);
                 }
             }
         }

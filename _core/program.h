@@ -74,5 +74,10 @@ template <class T> struct Loop {
     int backwards;             // steps run from the last to the first
 };
 
+// The number in the sequence of the step that runs as the k-th.
+template <class T> ptrdiff_t step_number(const Loop<T> &loop, ptrdiff_t k) {
+    return loop.backwards ? loop.steps - 1 - k : k;
+}
+
 }  // namespace tr
 #endif

@@ -129,86 +129,6 @@ inline void step_rows(const Loop<T> &loop, const Table &table, const Instruction
     }
 }
 
-// Step k as it runs: its number in the sequence.
-template <class T> ptrdiff_t step_number(const Loop<T> &loop, ptrdiff_t k) {
-    return loop.backwards ? loop.steps - 1 - k : k;
-}
-
-// Sequences come from afar. So while a product runs, the lines of them that the group behind it touches are fetched, a
-// share each time it is called; a group that begins a step is fetched by the product that ends the step before. What is
-// too much for that the group fetches itself, a block of rows ahead of the one at hand.
-template <class T> class Fetch {
-    static constexpr ptrdiff_t line = 64, room = 1 << 18;  // bytes
-    struct Columns {
-        const char *at;
-        ptrdiff_t ld, bytes;
-    };
-    Columns columns[16];
-    ptrdiff_t n = 0, rows = 0, early = 0;  // the product fetches `early` rows of all
-
-    // Share k of `shares` of rows from..to.
-    void lines(ptrdiff_t from, ptrdiff_t to, ptrdiff_t k, ptrdiff_t shares) const {
-        asm volatile("");  // GCC takes what does nothing but prefetch for pure, and leaves it out
-        if (!n) return;
-        const ptrdiff_t pieces = (to - from) * n, last = pieces * (k + 1) / shares;
-        ptrdiff_t p = pieces * k / shares, row = from + p / n, column = p % n;  // a division a piece would cost more
-        for (; p < last; ++p) {                                                 // than what it fetches
-            const Columns &c = columns[column];
-            for (ptrdiff_t b = 0; b < c.bytes; b += line) __builtin_prefetch(c.at + row * c.ld + b, 0, 2);
-            if (++column == n) column = 0, ++row;
-        }
-    }
-
-  public:
-    // Whether so many rows of all sequences are more than stays near anyway, and the sequences more than the processor
-    // follows by itself. (Zen 5: else fetching costs a forward pass 1-2 %, a training step at H = 64 2-4 %.)
-    static bool is_worth_it(const Loop<T> &loop, ptrdiff_t rows) {
-        ptrdiff_t row = 0, sequences = 0;
-        for (ptrdiff_t k = 0; k < loop.n_buffers; ++k)
-            if (loop.buffers[k].place == SEQUENCE) row += loop.buffers[k].ld * ptrdiff_t(sizeof(T)), ++sequences;
-        return sequences > 4 && row * rows >= 1 << 16;
-    }
-
-    Fetch() = default;
-
-    // For step k of `rows` rows from `first`; `behind` the product.
-    Fetch(const Loop<T> &loop, const Instruction *behind, ptrdiff_t k, ptrdiff_t first, ptrdiff_t rows)
-        : rows(rows), early(rows) {
-        const Instruction *const end = loop.program + loop.instructions;
-        if (behind == end) {
-            if (++k == loop.steps) return;
-            behind = loop.program;
-        }
-        const ptrdiff_t begin = loop.offset[step_number(loop, k)] + first;
-        ptrdiff_t row = 0;
-        for (const Instruction *i = behind; i < end && i->kind != PRODUCT; ++i) {
-            const int32_t operands[][2] = {{i->dst, i->dst_at}, {i->a, i->a_at}, {i->b, i->b_at}, {i->c, i->c_at}};
-            for (const auto &[number, column] : operands) {
-                const Buffer<T> &buffer = loop.buffers[number];
-                if (buffer.place != SEQUENCE || n == 16) continue;
-                const Columns found = {reinterpret_cast<const char *>(buffer.base + begin * buffer.ld + column),
-                                       buffer.ld * ptrdiff_t(sizeof(T)),
-                                       std::min<ptrdiff_t>(i->width, buffer.ld) * ptrdiff_t(sizeof(T))};
-                if (std::any_of(columns, columns + n, [&](const Columns &c) { return c.at == found.at; })) continue;
-                columns[n++] = found;
-                row += found.bytes;
-            }
-        }
-        if (row * rows > room) early = room / row;
-    }
-
-    // Share k of `shares` of what the product fetches.
-    void operator()(ptrdiff_t k, ptrdiff_t shares) const { lines(0, early, k, shares); }
-
-    // Whether it leaves some of the rows before `to` to the group, and a share of those among from..to.
-    bool leaves(ptrdiff_t to) const { return n && to > early; }
-    void rest(ptrdiff_t from, ptrdiff_t to, ptrdiff_t k, ptrdiff_t shares) const {
-        from = std::max(from, early);
-        to = std::min(to, rows);
-        if (from < to) lines(from, to, k, shares);
-    }
-};
-
 // All steps for the rows first..last of the batch.
 template <class T, class Table>
 void run_loop(const Loop<T> &loop, const Table &table, ptrdiff_t first, ptrdiff_t last, T **at, T *scratch) {
@@ -217,8 +137,8 @@ void run_loop(const Loop<T> &loop, const Table &table, ptrdiff_t first, ptrdiff_
         if (loop.buffers[k].place == VECTOR) at[k] = loop.buffers[k].base;
     const auto place = [=](ptrdiff_t k, ptrdiff_t n) { at[k] = scratch + n; };
     T *const aside = scratch + own_buffers(loop, last - first, block, place);
-    const bool fetches = Fetch<T>::is_worth_it(loop, last - first);
     Fetch<T> fetch;
+    Ahead ahead;
     for (ptrdiff_t k = 0; k < loop.steps; ++k) {
         const ptrdiff_t s = step_number(loop, k);
         const ptrdiff_t rows = (loop.count[s] < last ? loop.count[s] : last) - first;
@@ -233,20 +153,15 @@ void run_loop(const Loop<T> &loop, const Table &table, ptrdiff_t first, ptrdiff_
             else if (buffer.place == BEFORE || buffer.place == AFTER)
                 at[b] = ((k + (buffer.place == AFTER)) % 2 ? buffer.other : buffer.base) + first * buffer.ld;
         }
+        if (rows != fetch.planned()) fetch.plan(loop, rows);
+        int p = 0;  // the product
         const Instruction *i = loop.program, *end = i + loop.instructions;
         while (i < end) {
             if (i->kind == PRODUCT) {
-                const auto multiply = [&](const auto &meanwhile) {
-                    product<T>(at[i->dst] + i->dst_at, loop.buffers[i->dst].ld, at[i->a] + i->a_at,
-                               loop.buffers[i->a].ld, loop.weights[i->code], rows, i->inner, i->width, i->add & ONTO,
-                               i->add & BIAS ? at[i->b] + i->b_at : nullptr, aside, meanwhile);
-                };
-                if (fetches) {
-                    fetch = Fetch<T>(loop, i + 1, k, first, rows);
-                    multiply(fetch);
-                } else {
-                    multiply([](ptrdiff_t, ptrdiff_t) {});
-                }
+                fetch.of_product(ahead, loop, p++, k, first);
+                product<T>(at[i->dst] + i->dst_at, loop.buffers[i->dst].ld, at[i->a] + i->a_at, loop.buffers[i->a].ld,
+                           loop.weights[i->code], rows, i->inner, i->width, i->add & ONTO,
+                           i->add & BIAS ? at[i->b] + i->b_at : nullptr, aside, ahead);
                 ++i;
                 continue;
             }
@@ -255,13 +170,9 @@ void run_loop(const Loop<T> &loop, const Table &table, ptrdiff_t first, ptrdiff_
             if (rows == 1)
                 for (const Instruction *j = i; j < stop; ++j) step_rows<true>(loop, table, *j, at, 0, 1);
             else
-                for (ptrdiff_t r = 0; r < rows; r += block) {
-                    const bool leaves = fetch.leaves(r + 2 * block);
-                    for (const Instruction *j = i; j < stop; ++j) {
-                        if (leaves) fetch.rest(r + block, r + 2 * block, j - i, stop - i);
+                for (ptrdiff_t r = 0; r < rows; r += block)
+                    for (const Instruction *j = i; j < stop; ++j)
                         step_rows<false>(loop, table, *j, at, r, r + block < rows ? r + block : rows);
-                    }
-                }
             i = stop;
         }
     }
