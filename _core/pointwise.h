@@ -20,7 +20,7 @@
     X(tanh, 1) X(softplus, 1) X(relu, 1)                                                        \
     X(add, 2) X(sub, 2) X(mul, 2) X(div, 2) X(pow, 2) X(maximum, 2) X(minimum, 2) X(greater, 2) \
     X(wins, 2) X(d_sigmoid, 2) X(d_tanh, 2) X(d_relu, 2)                                        \
-    X(where, 3) X(fma, 3)
+    X(where, 3) X(fma, 3) X(mix, 3)
 
 #define TR_CODE(name, arity) TR_##name,
 enum tr_PointwiseCode { TR_POINTWISE(TR_CODE) TR_N_POINTWISE };
@@ -87,7 +87,7 @@ template <> struct real<float> {
     static constexpr float log2e = 1.44269502f;
     /* ln 2 rounded to few enough bits that n * ln2_high is exact, and the rest */
     static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f, ln2 = 0.693147182f;
-    /* Whether an error of 1e-7 is small enough, whatever the result; then e^-88 may be 0. */
+    /* Whether an error of 1e-7 is small enough, whatever the result; then e^-88 may be 0, and its inverse infinite. */
     static constexpr bool is_coarse = true;
     static constexpr float coarse_low = -88.0f;
 };
@@ -148,12 +148,17 @@ template <class T> TR_FN T exp_poly(T h, T hh, double s) {
                 ssss * ss * sss * 2.7622218922598804e-07, ssss * sss * sss * 2.5046015246522771e-08);
 }
 
-/* s a = n ln2 + r with |r| <= ln2/2; e^sa = 2^n (1 + s p). Adding a large number rounds n, and leaves n + offset in the
- * low bits of `bits`: no conversion to integers, which 64-bit lanes lack before AVX-512. `is_coarse`: one rounding of
- * ln2, which is off by n * 2e-9 in float32. */
-template <class T, class B> struct ExpParts { T p; B bits; };
+/* With r = -h: (e^r - 1 - r) / -h^2, to 1e-7 of e^r; fitted in the same way. */
+template <class T> TR_FN T coarse_exp_poly(T h, T hh) {
+    return poly(h, hh, -0.4999923f, 0.16667116f, -0.041890256f, 0.008312469f);
+}
 
-template <bool is_coarse, class T> TR_FN auto exp_parts(T a, int offset, typename real<T>::scalar s) {
+/* s a = n ln2 + s h with |s h| <= ln2/2. Adding a large number rounds n, and leaves n + offset in the low bits of
+ * `bits`: no conversion to integers, which 64-bit lanes lack before AVX-512. `is_coarse`: one rounding of ln2, which is
+ * off by n * 2e-9 in float32. */
+template <class T, class B> struct Reduced { T h; B bits; };
+
+template <bool is_coarse, class T> TR_FN auto reduced(T a, int offset, typename real<T>::scalar s) {
     typedef real<T> R;
     const typename R::scalar magic = R::round + (typename R::scalar)offset;
     const T t = mad(a, s * R::log2e, magic);
@@ -163,8 +168,16 @@ template <bool is_coarse, class T> TR_FN auto exp_parts(T a, int offset, typenam
         h = mad(n, -R::ln2 / s, a);
     else
         h = mad(n, -R::ln2_low / s, mad(n, -R::ln2_high / s, a));
-    const T hh = h * h;
-    return ExpParts<T, decltype(to_bits(t))>{mad(hh, exp_poly(h, hh, s), h), to_bits(t)};
+    return Reduced<T, decltype(to_bits(t))>{h, to_bits(t)};
+}
+
+/* e^sa = 2^n (1 + s p) */
+template <class T, class B> struct ExpParts { T p; B bits; };
+
+template <bool is_coarse, class T> TR_FN auto exp_parts(T a, int offset, typename real<T>::scalar s) {
+    const auto r = reduced<is_coarse>(a, offset, s);
+    const T hh = r.h * r.h;
+    return ExpParts<T, decltype(r.bits)>{mad(hh, exp_poly(r.h, hh, s), r.h), r.bits};
 }
 
 /* 2^(b - bias): b, which may have anything above the exponent's bits, becomes the exponent. */
@@ -197,6 +210,15 @@ template <class T> TR_FN T exp_minus_magnitude(T a) {
     } else {
         return exp_in_range(b);
     }
+}
+
+/* 1 / (1 + e^-a), e^-a = 2^n (1 - p): infinite or 0 at the ends of the range */
+template <class T> TR_FN T coarse_sigmoid(T a) {
+    typedef real<T> R;
+    const auto r = reduced<true>(at_most(-R::coarse_low, at_least(R::coarse_low - 1, a)), R::bias, -1);
+    const T hh = r.h * r.h;
+    const T p = mad(hh, coarse_exp_poly(r.h, hh), r.h);
+    return (T)1 / mad(power_of_two<T>(r.bits), (T)1 - p, (T)1);
 }
 
 /* (e^2a - 1) / 2 for 0 <= a <= tanh_high: 2^n p + (2^n - 1) / 2, relatively accurate near zero. */
@@ -280,6 +302,7 @@ TR_UNARY(exp, { return exp_of(a); })
 TR_UNARY(log, { return log_of(a); })
 /* e^-|a| cannot overflow; both signs share one division */
 TR_UNARY(sigmoid, {
+    if constexpr (real<T>::is_coarse) return coarse_sigmoid(a);
     const T e = exp_minus_magnitude(a);
     return select(a < (T)0, e, (T)1) / ((T)1 + e);
 })
@@ -310,6 +333,7 @@ TR_BINARY(d_relu, g, y, { return select(y > (T)0, g, (T)0); })
 
 TR_TERNARY(where, c, a, b, { return select(c != (T)0, a, b); })
 TR_TERNARY(fma, a, b, c, { return mad(a, b, c); })
+TR_TERNARY(mix, w, a, b, { return mad(w, a, ((T)1 - w) * b); })
 
 #undef TR_UNARY
 #undef TR_BINARY

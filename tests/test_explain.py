@@ -262,9 +262,65 @@ def test_a_hoisted_value_that_the_reverse_reads_is_counted():
 
 
 def test_cheap_values_are_computed_again():
-    e = explanation_of(GRU(I, H))
-    assert e.reverse.recomputed == ("1 - z",)
-    assert "1 - z" not in [k.name for k in e.forward.kept]
+    class Distance(tr.Cell):
+        def __init__(self):
+            super().__init__(I, I)
+            self.U = self.param((I, I))
+
+        def step(self, x, h):
+            d = tr.probe("d", x - h)
+            return tr.tanh(h @ self.U) * d
+
+    e = explanation_of(Distance())
+    assert e.reverse.recomputed == ("d",)
+    assert "d" not in [k.name for k in e.forward.kept]
+
+
+# What a gate takes of one value and leaves of another, in every order; and what looks like it.
+MIXED = [
+    lambda z, a, b: z * a + (1 - z) * b,
+    lambda z, a, b: a * z + b * (1 - z),
+    lambda z, a, b: (1 - z) * b + z * a,
+    lambda z, a, b: b * (1.0 - z) + a * z,
+]
+NOT_MIXED = [
+    lambda z, a, b: z * a + (2 - z) * b,
+    lambda z, a, b: z * a + (1 - a * z) * b,
+    lambda z, a, b: z * a + (z - 1) * b,
+    lambda z, a, b: z * a - (1 - z) * b,
+]
+
+
+@pytest.mark.parametrize("update, mixes", [*((f, True) for f in MIXED), *((f, False) for f in NOT_MIXED)])
+def test_what_a_gate_mixes_is_one_op(update, mixes):
+    class Mixed(tr.Cell):
+        def __init__(self):
+            super().__init__(I, H, dtype="float64", rng=0)
+            self.W, self.U = self.param((I, H)), self.param((H, H))
+
+        def step(self, x, h):
+            z = x @ self.W + h @ self.U  # of any size: the numbers 1 and 2 shall matter
+            return update(z, tr.tanh(z), h * 0.5)
+
+    cell = Mixed()
+    last = explanation_of(cell).forward.instructions[-1]
+    assert (" = mix " in last) == mixes
+    x = tr.tensor(np.random.default_rng(0).normal(size=(3, 2, I)), requires_grad=True)
+    np.testing.assert_allclose(tr.scan(cell, x)[0].numpy(), tr.unroll(cell, x)[0].numpy(), rtol=1e-12)
+    assert tr.gradcheck(lambda x: tr.scan(cell, x)[0], [x])
+
+
+def test_a_product_that_others_read_is_not_mixed():
+    class Taken(tr.Cell):
+        states = ("h", "taken")
+
+        def step(self, x, h, taken):
+            z = tr.sigmoid(x + taken)
+            taken = z * x
+            return taken + (1 - z) * h, taken
+
+    text = "\n".join(explanation_of(Taken(I, I)).forward.instructions)
+    assert " = mix " not in text and " = fma " in text
 
 
 # -- what it says ------------------------------------------------------------------------------------------------------

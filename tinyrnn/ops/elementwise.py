@@ -168,8 +168,15 @@ fma = _op(
     (REAL, REAL, REAL),
     "a * b + c, rounded once where the processor can.",
 )
+mix = _op(
+    "mix",
+    (lambda g, y, w, a, b: g * (a - b), lambda g, y, w, a, b: g * w, lambda g, y, w, a, b: g * (1.0 - w)),
+    lambda w, a, b: w * a + (1 - w) * b,
+    (REAL, REAL, REAL),
+    "w * a + (1 - w) * b: what a gate w takes of a and leaves of b.",
+)
 
 RECORDS: list[Op] = [
     neg, abs, sign, square, sqrt, exp, log, sigmoid, tanh, softplus, relu, add, sub, mul, div, pow, maximum, minimum,
-    greater, wins, d_sigmoid, d_tanh, d_relu, where, fma,
+    greater, wins, d_sigmoid, d_tanh, d_relu, where, fma, mix,
 ]  # fmt: skip

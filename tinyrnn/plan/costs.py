@@ -10,6 +10,10 @@ from tinyrnn.plan.program import Program
 from tinyrnn.plan.rewrite import OPS
 from tinyrnn.plan.step import ROWS, is_repeated, is_rowed, width
 
+NAMES = {code: name for name, (code, _) in kernels.POINTWISE.items()}
+OPERATIONS = {"fma": 2, "mix": 4}
+"""Floating-point operations an element, of the elementwise ops that have more than one."""
+
 
 def is_free(t: Tensor) -> bool:
     """Whether t costs nothing: a leaf, columns of something, something repeated or in another shape."""
@@ -29,7 +33,7 @@ def flops_of(t: Tensor) -> int:
     if not rowed or t.op is OPS["concat"]:
         return 0
     n = width(t) if is_rowed(t) else width(rowed[0])
-    return n * (2 if t.op.name == "fma" else 1) if t.op.code >= 0 else max(map(width, rowed))
+    return n * OPERATIONS.get(t.op.name, 1) if t.op.code >= 0 else max(map(width, rowed))
 
 
 def floats_moved(t: Tensor) -> int:
@@ -43,7 +47,7 @@ def floats_moved(t: Tensor) -> int:
 def instruction_flops(i: dict[str, int]) -> int:
     kinds = kernels.KINDS
     if i["kind"] == kinds["map"]:
-        return i["width"] * (2 if i["code"] == kernels.POINTWISE["fma"][0] else 1)
+        return i["width"] * OPERATIONS.get(NAMES[i["code"]], 1)
     if i["kind"] in (kinds["sum"], kinds["max"]):
         return i["width"] * i["n"] * (1 + i["code"])
     return i["width"] if i["kind"] == kinds["scatter_add"] else 0
@@ -64,15 +68,14 @@ def runs_of(program: Program) -> Iterator[tuple[bool, int, int]]:
 
 def listing(program: Program) -> tuple[str, ...]:
     kinds = {v: k for k, v in kernels.KINDS.items()}
-    codes = {code: name for name, (code, _) in kernels.POINTWISE.items()}
 
     def text(i: dict[str, int]) -> str:
         kind = kinds[i["kind"]]
         adds = i["add"] & kernels.BIAS if kind == "product" else 0
-        arity = kernels.POINTWISE[codes[i["code"]]][1] if kind == "map" else 1 + bool(adds)
+        arity = kernels.POINTWISE[NAMES[i["code"]]][1] if kind == "map" else 1 + bool(adds)
         at = [f"{program.buffers[i[n]].place}{i[n]}+{i[f'{n}_at']}" for n in ("dst", "a", "b", "c")[: arity + 1]]
         kind += " of squares" * (kind == "sum" and i["code"])
-        what = codes[i["code"]] if kind == "map" else f"{kind}{i['code']} {i['inner']} x" if kind == "product" else kind
+        what = NAMES[i["code"]] if kind == "map" else f"{kind}{i['code']} {i['inner']} x" if kind == "product" else kind
         return f"{at[0]} {'+' * (i['add'] & kernels.ONTO)}= {what} {i['width']}: {', '.join(at[1:])}"
 
     return tuple(map(text, program.instructions))

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from tinyrnn._core.tape import Tensor
-from tinyrnn.ops import concat, fma, mul, square
+from tinyrnn.ops import concat, fma, mix, mul, square
 from tinyrnn.plan.frontier import VIEWS, source_of
 from tinyrnn.plan.rewrite import OPS, SUMS, as_columns
 from tinyrnn.plan.step import Step, consumers, is_rowed, topological, width
 
-CHEAP = (*SUMS, mul, square, fma, *VIEWS, OPS["broadcast_to"])
+CHEAP = (*SUMS, mul, square, fma, mix, *VIEWS, OPS["broadcast_to"])
 
 
 def choose_kept(step: Step, expressions: Sequence[Tensor]) -> list[Tensor]:

@@ -85,6 +85,11 @@ class Notation:
             return f"{self._operand(inputs[0], PRODUCT)[0]} * {self._operand(inputs[1], PRODUCT)[0]} + " + (
                 self._operand(inputs[2])[0]
             ), SUM
+        if op == "mix":
+            w, a, b = inputs
+            return f"{self._operand(w, PRODUCT)[0]} * {self._operand(a, PRODUCT)[0]} + " + (
+                f"(1 - {self._operand(w, PRODUCT)[0]}) * {self._operand(b, PRODUCT)[0]}"
+            ), SUM
         if op == "neg":
             return f"-{self._operand(inputs[0], PRODUCT)[0]}", SUM
         if is_repeated(t) or op == "stop_gradient":

@@ -6,7 +6,7 @@
                  product of a concatenation becomes a sum of products; sums of slices' gradients become concatenations
 2. `merge_products`   products with the same left side become one product with the weights side by side
 3. `merge_elementwise`   the same op on neighbouring columns becomes one op on all of them
-4. `fuse_multiply_add`   a * b + c becomes one op
+4. `fuse_multiply_add`   a * b + c becomes one op, and so does w * a + (1 - w) * b
 
 Each takes a Step and returns a Step on the same leaves. They work on the reverse of a step as well as on the step.
 """
@@ -23,7 +23,7 @@ import numpy as np
 
 from tinyrnn._core import tape
 from tinyrnn._core.tape import Op, Tensor
-from tinyrnn.ops import add, broadcast_to, concat, fma, getitem, mul, neg, sub
+from tinyrnn.ops import add, broadcast_to, concat, fma, getitem, mix, mul, neg, sub
 from tinyrnn.ops.arrays import RECORDS as ARRAY_OPS
 from tinyrnn.plan.step import (
     INPUT,
@@ -486,17 +486,29 @@ def fuse_multiply_add(step: Step) -> Step:
     nodes = topological(step.results)
     readers = consumers(step.results, nodes)
     known: dict[Tensor, Tensor] = {}
+
+    def fused(t: Tensor) -> Tensor | None:
+        """The sum t with the product of elements in it, if nobody else reads that one."""
+        products = [m.op is mul and len(readers[m]) == 1 and m.shape == t.shape and is_rowed(m) for m in t.inputs]
+        if all(products) and (parts := _mixed(*t.inputs)):
+            return mix(*(known[s] for s in parts))
+        for k in (1, 0):
+            m, other = t.inputs[k], t.inputs[1 - k]
+            if products[k] and (k == 1 or other.op is not OPS["matmul"]):  # else the product adds itself to m
+                return fma(known[m.inputs[0]], known[m.inputs[1]], known[other])
+        return None
+
     for t in nodes:
-        if t.op is add and is_rowed(t):
-            for k in (1, 0):
-                m, other = t.inputs[k], t.inputs[1 - k]
-                if k == 0 and other.op is OPS["matmul"]:
-                    continue  # the product adds itself to m
-                if m.op is mul and len(readers[m]) == 1 and m.shape == t.shape and is_rowed(m):
-                    known[t] = named(fma(known[m.inputs[0]], known[m.inputs[1]], known[other]), t)
-                    break
-            else:
-                known[t] = _again(t, known)
-        else:
-            known[t] = _again(t, known)
+        new = fused(t) if t.op is add and is_rowed(t) else None
+        known[t] = _again(t, known) if new is None else named(new, t)
     return step.with_results([known[r] for r in step.results])
+
+
+def _mixed(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+    """(w, a, b) if the products p and q are w * a and (1 - w) * b, in any order."""
+    for first, second in ((p, q), (q, p)):
+        for w, a in (first.inputs, first.inputs[::-1]):
+            for rest, b in (second.inputs, second.inputs[::-1]):
+                if rest.op is sub and rest.inputs[1] is w and is_number(rest.inputs[0]) and rest.inputs[0].item() == 1:
+                    return w, a, b
+    return None
