@@ -17,10 +17,10 @@ from tinyrnn._core.tape import Tape, Tensor, abstract
 from tinyrnn.autograd import recording
 from tinyrnn.checks import as_size, type_name
 from tinyrnn.module import Cell
-from tinyrnn.ops import add
+from tinyrnn.ops import add, sub
 from tinyrnn.plan import plan_of
 from tinyrnn.plan.costs import floats_moved, flops_of, instruction_flops, is_free, listing, runs_of
-from tinyrnn.plan.explanation import Explanation, Group, Kept, Merged, Pass, Product, Work
+from tinyrnn.plan.explanation import Centred, Explanation, Group, Kept, Merged, Pass, Product, Work
 from tinyrnn.plan.frontier import source_of
 from tinyrnn.plan.notation import Notation, equations
 from tinyrnn.plan.program import BufferSpec, Program
@@ -227,15 +227,17 @@ class _Found:
         self.program = program
 
     def name_merged(self) -> None:
-        """What parameters lie side by side. A name that is made of many others is a short one of its own."""
-        found = {}
+        """What becomes of parameters before the loop. A name that is made of many others is a short one of its own."""
+        found, centred = {}, []
         for t in topological((*self.plan.hoisted, *self.plan.weights)):
+            if t.op is sub and t.name and not is_rowed(t):
+                centred.append(Centred(self.notation.name(t, t.name), self.notation.of(t.inputs[0]), t.shape))
             if t.op is OPS["concat"] and not is_rowed(t):
                 parts = tuple(map(self.notation.of, t.inputs or ()))
                 if len(self.notation.of(t)) > 24:
                     self.notation.number(t, "M")
                 found[self.notation.of(t)] = Merged(self.notation.of(t), parts, t.shape)
-        self.merged = tuple(found.values())
+        self.merged, self.centred = tuple(found.values()), tuple(centred)
 
     def row_bytes(self) -> int:
         """What a row of the loop reads and writes of its sequences: every column once."""
@@ -316,7 +318,7 @@ class _Forward(_Found):
         held = [Kept(self.notation.of(t), width(t), "hoisted") for t in ahead if t not in self.plan.dropped]
         return Pass(
             self.merged, self.hoisted, self.phases, self.sunk, (), (*states, *self.kept_buffers(self.keep), *held),
-            (), (), listing(self.program), self.row_bytes(), self.weight_bytes(),
+            (), (), listing(self.program), self.row_bytes(), self.weight_bytes(), centred=self.centred,
         )  # fmt: skip
 
 
@@ -440,5 +442,5 @@ class _Reverse(_Found):
             self.merged, self.hoisted, self.phases, self.sunk, tuple(self.deferred),
             tuple(self.kept_buffers(self.plan.body.step.emits)), self.reads,
             tuple(forward.notation.of(t) for t in body.recomputed), listing(self.program), self.row_bytes(),
-            self.weight_bytes(), self.optional, self.summed,
+            self.weight_bytes(), self.optional, self.summed, self.centred,
         )  # fmt: skip

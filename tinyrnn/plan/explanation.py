@@ -65,10 +65,20 @@ class Merged:
 
 
 @dataclass(frozen=True)
+class Centred:
+    """A parameter less the mean of each of its rows: what it yields has mean 0 in every row."""
+
+    name: str
+    of: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Pass:
     """The forward pass, or its reverse.
 
     merged      parameters that were put side by side
+    centred     parameters less the means of their rows
     hoisted     what is done before the loop, for all steps at once
     phases      the loop's body: Products and Groups in turn
     sunk        what is done behind the loop, for all steps at once
@@ -96,6 +106,7 @@ class Pass:
     weight_bytes: int
     optional: tuple[Work, ...] = ()
     summed: tuple[Work, ...] = ()
+    centred: tuple[Centred, ...] = ()
 
     @property
     def products(self) -> tuple[Product, ...]:
@@ -181,6 +192,8 @@ def _lines(e: Explanation) -> Iterator[str]:
     for name, p in (("forward", e.forward), ("reverse", e.reverse)):
         yield ""
         yield name
+        for c in p.centred:
+            yield from _row("centred", f"{c.name} = {c.of} - mean of each row", " x ".join(map(str, c.shape)))
         for m in p.merged:
             parts = f"[{', '.join(m.parts)}]"
             text = parts if parts == m.name else f"{m.name} = {parts}"

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from tinyrnn._core import kernels
 from tinyrnn._core.tape import Op, Tensor
-from tinyrnn.ops import add, fma, mul, square
+from tinyrnn.ops import add, fma, mul
 from tinyrnn.plan.homes import Home, Homes
 from tinyrnn.plan.program import BufferSpec, PlanError, Program
-from tinyrnn.plan.rewrite import OPS
+from tinyrnn.plan.rewrite import OPS, is_only_summed
 from tinyrnn.plan.step import ROWS, Step, is_rowed, width
 
 __all__ = ["BufferSpec", "PlanError", "Program", "lower"]
@@ -60,7 +60,7 @@ class _Lowering(Homes):
     ) -> None:
         super().__init__(body, keep, record_states, spare, chained, ever_kept)
         self.ending = {*ending}
-        self.squares = {t for t in self.nodes if self._is_summed(t)}
+        self.squares = {t for t in self.nodes if t not in self.home and is_only_summed(t, self.readers)}
         self.weight_number: dict[Tensor, int] = {}
         for t in self._schedule():
             self._emit(t)
@@ -134,12 +134,6 @@ class _Lowering(Homes):
     def _is_instruction(self, t: Tensor) -> bool:
         aside = self.spread | self.squares
         return t.op is not None and self._view(t) is None and not self._is_vector(t) and t not in aside
-
-    def _is_summed(self, t: Tensor) -> bool:
-        """Whether t is a square of which nobody wants anything but the sum over its columns."""
-        if t.op is not square or t in self.home or len(self.readers[t]) != 1 or (reader := self.readers[t][0]) is None:
-            return False
-        return reader.op is OPS["sum"] and reader.attrs[0] == (t.ndim - 1,) and t.inputs[0].shape == t.shape
 
     # -- instructions --------------------------------------------------------------------------------------------------
 

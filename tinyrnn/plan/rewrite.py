@@ -2,6 +2,7 @@
 
 0. `share`       what is computed twice is computed once
    `narrow`      what is the same in every column is computed for one
+   `centre`      a product minus its row's mean becomes the product with weights of which each row has mean 0
 1. `canonical`   sums are laid flat and put in one order, input terms, parameters, products of states, the rest; a
                  product of a concatenation becomes a sum of products; sums of slices' gradients become concatenations
 2. `merge_products`   products with the same left side become one product with the weights side by side
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -23,7 +24,7 @@ import numpy as np
 
 from tinyrnn._core import tape
 from tinyrnn._core.tape import Op, Tensor
-from tinyrnn.ops import add, broadcast_to, concat, fma, getitem, mix, mul, neg, sub
+from tinyrnn.ops import add, broadcast_to, concat, fma, getitem, mix, mul, neg, square, sub
 from tinyrnn.ops.arrays import RECORDS as ARRAY_OPS
 from tinyrnn.plan.step import (
     INPUT,
@@ -47,7 +48,7 @@ SUMS = (add, sub, neg)
 
 def rewrite(step: Step) -> Step:
     """All passes, in order."""
-    step = merge_products(canonical(narrow(share(step))))
+    step = merge_products(canonical(centre(narrow(share(step)))))
     while (merged := merge_elementwise(step)) is not step:
         step = merged
     return fuse_multiply_add(step)
@@ -95,6 +96,35 @@ def narrow(step: Step) -> Step:
 
 def is_repeated_column(t: Tensor) -> bool:
     return is_repeated(t) and is_rowed(t.inputs[0]) and width(t.inputs[0]) == 1 < width(t)
+
+
+def centre(step: Step) -> Step:
+    """p - mean(p), of a product p = a @ W that nothing else reads, becomes a @ (W - mean(W)): layer norm's begin."""
+    readers = consumers(step.results, topological(step.results))
+    level = levels(step)
+    known: dict[Tensor, Tensor] = {}
+    for t in topological(step.results):
+        p = _centred(t, readers)
+        if p is not None and p.ndim == 2 and level[w := p.inputs[1]] == PARAMETER:
+            centred = w - tape.apply(OPS["sum"], (w,), ((1,), True)) * (1.0 / width(p))
+            centred.name = f"{w.name or 'weights'}_centred"
+            known[t] = named(tape.apply(OPS["matmul"], (known[p.inputs[0]], centred), ()), t)
+        else:
+            known[t] = _again(t, known)
+    return step.with_results([known[r] for r in step.results])
+
+
+def _centred(t: Tensor, readers: dict[Tensor, list[Tensor | None]]) -> Tensor | None:
+    """The product p if t is p - sum(p) * (1 / columns), and no more than that reads it and its mean."""
+    if t.op is not sub or t.inputs[0].op is not OPS["matmul"]:
+        return None
+    p, mean = t.inputs
+    if mean.op is not mul or mean.inputs[0].op is not OPS["sum"] or not is_number(mean.inputs[1]):
+        return None
+    total, share = mean.inputs
+    of_row = total.inputs[0] is p and total.attrs == ((1,), True) and share._array == np.array(1.0 / width(p), p.dtype)
+    alone = set(readers[p]) == {t, total} and readers[total] == [mean] and readers[mean] == [t]
+    return p if of_row and alone else None
 
 
 # -- columns -----------------------------------------------------------------------------------------------------------
@@ -409,10 +439,11 @@ def _again(t: Tensor, known: dict[Tensor, Tensor]) -> Tensor:
 def merge_elementwise(step: Step) -> Step:
     """One round of merging; the same Step if there was nothing to merge."""
     nodes = topological(step.results)
+    readers = consumers(step.results, nodes)
     level = levels(step)
     groups: dict[Any, list[Tensor]] = defaultdict(list)
     for t in nodes:
-        key = _merge_key(t, level)
+        key = None if is_only_summed(t, readers) else _merge_key(t, level)
         if key is not None:
             groups[key].append(t)
     leader: dict[Tensor, list[Tensor]] = {}
@@ -436,6 +467,13 @@ def merge_elementwise(step: Step) -> Step:
             known[p] = named(columns(whole, at, at + p.shape[1]), p)
             at += p.shape[1]
     return step.with_results([known[r] for r in step.results])
+
+
+def is_only_summed(t: Tensor, readers: Mapping[Tensor, Sequence[Tensor | None]]) -> bool:
+    """Whether t is a square of which nobody wants anything but the sum over its columns: it need not be stored."""
+    if t.op is not square or len(readers[t]) != 1 or (reader := readers[t][0]) is None:
+        return False
+    return reader.op is OPS["sum"] and reader.attrs[0] == (t.ndim - 1,) and t.inputs[0].shape == t.shape
 
 
 def _merge_key(t: Tensor, level: dict[Tensor, int]) -> Any:

@@ -106,7 +106,7 @@ class Plan:
         ahead = script.part((*self.hoisted, *self.weights))
         self._merge, self._ahead = ahead.cut(range(n_seqs, n_seqs + len(step.params)))
         # Views are not held: their parameter would look as if somebody else held its array.
-        self._holds_merged = all(op in FRESH for op, *_ in self._merge.actions)
+        self._holds_merged = all(op.code >= 0 or op in (*FRESH, OPS["sum"]) for op, *_ in self._merge.actions)
         self._merged: tuple[list[Tensor], int, list[Tensor]] | None = None
         arriving = (
             *(step.states[k] for k in self.read_before),
