@@ -57,9 +57,9 @@ class Ahead {
 
     bool is_empty() const { return !left; }
 
-    // So many rows of weights will share what there is.
+    // So many rows of weights will share what there is, a line each at most.
     void start(ptrdiff_t rows) {
-        pace = (left + rows - 1) / rows;
+        pace = std::min<ptrdiff_t>((left + rows - 1) / rows, 64);
         turn();
     }
 

@@ -82,4 +82,5 @@ class Loop:
         offset: NDArray[np.int64],
         backwards: bool,
         cuts: Sequence[int],
+        serial: int = ...,
     ) -> None: ...

@@ -790,25 +790,29 @@ cdef class Loop:
 
     cdef cnp.ndarray code, index, places
     cdef vector[int32_t] moving     # the buffers that are elsewhere at every step
+    cdef Block held                 # weights packed by the last run that had a serial, and that
+    cdef int64_t serial
 
     def __init__(self, cnp.ndarray code, cnp.ndarray index, cnp.ndarray places):
         cdef const int64_t *place = <const int64_t *> cnp.PyArray_DATA(places)
         if not (_is_of(code, cnp.NPY_INT32) and _is_of(index, cnp.NPY_INT32) and _is_of(places, cnp.NPY_INT64)):
             raise TypeError("code and index must be int32, places int64, all in one piece")
         self.code, self.index, self.places = code, index, places
+        self.serial = -1
         self.moving.clear()
         for k in range(places.shape[0]):
             if place[2 * k] not in (SCRATCH, TILE, VECTOR):
                 self.moving.push_back(k)
 
     def run(self, list arrays, list others, list weights, cnp.ndarray count, cnp.ndarray offset, bint backwards,
-            list cuts):
+            list cuts, int64_t serial=-1):
         """Run the program over all its steps.
 
         arrays, others  each buffer's base, None for scratch, and its other, None for most
         weights  2-D arrays (K, N) of any strides: packed here, once for the whole sequence
         count, offset  (steps,) int64: rows of a step, and where they begin in a sequence
         cuts     rows at which the batch is cut into shards, 0 first and the batch last; a thread runs each
+        serial   another number for other values of the weights, which are held packed for the next run; -1: unknown
         """
         if not (_is_of(count, cnp.NPY_INT64) and _is_of(offset, cnp.NPY_INT64)):
             raise TypeError("count and offset must be int64, in one piece")
@@ -817,11 +821,14 @@ cdef class Loop:
         for array in arrays:
             if array is not None:
                 if cnp.PyArray_TYPE(<cnp.ndarray?> array) == cnp.NPY_FLOAT32:
-                    _run_loop[float](self, arrays, others, weights, count, offset, backwards, cuts, 0)
+                    _run_loop[float](self, arrays, others, weights, count, offset, backwards, cuts, serial, 0)
                 else:
-                    _run_loop[double](self, arrays, others, weights, count, offset, backwards, cuts, 0)
+                    _run_loop[double](self, arrays, others, weights, count, offset, backwards, cuts, serial, 0)
                 break
 
+
+cdef enum:
+    HELD = 1 << 24          # elements of packed weights that are held between runs, at most
 
 cdef struct Panels:
     bint single
@@ -839,7 +846,9 @@ cdef void _pack(const void *panels, Py_ssize_t k) noexcept nogil:
 
 
 cdef _run_loop(Loop loop, list arrays, list others, list weights, cnp.ndarray count, cnp.ndarray offset,
-               bint backwards, list cuts, real which):
+               bint backwards, list cuts, int64_t serial, real which):
+    cdef Block held = loop.held if serial >= 0 and serial == loop.serial else None
+    cdef bint is_packed = held is not None
     cdef Py_ssize_t n = len(arrays), shards = len(cuts) - 1, k, total = 0, rows = 0, each
     cdef const int64_t *place = <const int64_t *> cnp.PyArray_DATA(loop.places)
     cdef cnp.ndarray array
@@ -900,8 +909,14 @@ cdef _run_loop(Loop loop, list arrays, list others, list weights, cnp.ndarray co
                          <const int64_t *> cnp.PyArray_DATA(offset), count.shape[0], backwards)
         each = kernels.f64.scratch_size(&loop64, rows)
     total = whole_pages(total * sizeof(real)) // sizeof(real)
-    space = <real *> arena((total + shards * each) * sizeof(real))
-    scratch = space + total
+    if not is_packed and serial >= 0 and 0 < total <= HELD:
+        held = Block(total * sizeof(real))
+    if held is None:
+        space = <real *> arena((total + shards * each) * sizeof(real))
+        scratch = space + total
+    else:
+        space = <real *> held.memory
+        scratch = <real *> arena(max(shards * each, 1) * sizeof(real))
     for array in weights:
         packed.push_back(space)
         if real is float:
@@ -910,7 +925,7 @@ cdef _run_loop(Loop loop, list arrays, list others, list weights, cnp.ndarray co
         else:
             panel = kernels.f64.packed_size(1, 1)
             size = kernels.f64.packed_size(array.shape[0], array.shape[1])
-        for k in range(0, array.shape[1], 8 * panel):
+        for k in range(0, 0 if is_packed else array.shape[1], 8 * panel):
             panels.push_back(Panels(sizeof(real) == 4, space + k * array.shape[0],
                                     cnp.PyArray_BYTES(array) + k * cnp.PyArray_STRIDE(array, 1),
                                     cnp.PyArray_STRIDE(array, 0) // item, cnp.PyArray_STRIDE(array, 1) // item,
@@ -927,3 +942,5 @@ cdef _run_loop(Loop loop, list arrays, list others, list weights, cnp.ndarray co
         with nogil:
             share(panels.size(), shards, _pack, panels.data())
             run_shards_f64(kernels.f64.run_loop, &loop64, bounds.data(), shards, at.data(), scratch, each)
+    if held is not None:
+        loop.held, loop.serial = held, serial

@@ -63,7 +63,13 @@ class Frame:
         results: Iterable[tuple[bool, int, slice | None, _Shape | None]],
     ) -> None: ...
     def run(
-        self, device: Any, layout: Any, seqs: Sequence[Tensor], params: Sequence[Tensor], initial: Sequence[Tensor]
+        self,
+        device: Any,
+        layout: Any,
+        seqs: Sequence[Tensor],
+        params: Sequence[Tensor],
+        initial: Sequence[Tensor],
+        serial: int,
     ) -> tuple[list[Any], list[Any], list[Any], list[Any], list[Any]]: ...
 
 @disjoint_base

@@ -1327,9 +1327,10 @@ cdef class Frame:
         self.numbers = [number for _, number in sources]
         self.constants = {}
 
-    def run(self, device, layout, seqs, params, initial):
+    def run(self, device, layout, seqs, params, initial, serial):
         """Run the program: (kept sequences, partial sums, all states, those after a step, final ones) as arrays.
 
+        serial: another number for other values of params, or -1 where that is not known.
         All states, where they are wanted: those before the first step, (batch, w), and those after each, (rows, w), in
         the order in which the loop makes them; backwards, those before the first step come last.
         """
@@ -1379,7 +1380,7 @@ cdef class Frame:
         for number in self.weights:
             weights.append((<Tensor?> params[number])._array)
         if layout.steps:
-            device.run_loop(self.program, arrays, others, weights, layout)
+            device.run_loop(self.program, arrays, others, weights, layout, serial)
         # 3. what came out
         for k, whole in enumerate(states):
             if whole is not None:

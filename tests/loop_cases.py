@@ -119,7 +119,7 @@ def recorded(hoists=True):
     """
     calls, original, many = [], cpu.run_loop, math.inf if hoists else 0
 
-    def record(program, arrays, others, weights, layout):
+    def record(program, arrays, others, weights, layout, serial):
         memories, found = Memories(), []
         for spec, one, two in zip(program.buffers, arrays, others, strict=True):
             if spec.place == "sequence" and spec.source[0] in ("keep", "state"):
@@ -128,7 +128,7 @@ def recorded(hoists=True):
                 two[...] = np.nan
             found.append((spec, memories.view(one), memories.view(two)))
         before = memories.copies()
-        original(program, arrays, others, weights, layout)
+        original(program, arrays, others, weights, layout, serial)
         calls.append(Call(program, layout, found, before, memories.copies(), [w.copy() for w in weights]))
 
     with (

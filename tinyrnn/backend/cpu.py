@@ -149,10 +149,12 @@ matrix = kernels.matrix
 vector = kernels.repeated
 
 
-def run_loop(program: Any, arrays: list[Any], others: list[Any], weights: list[Array], layout: Any) -> None:
-    """Run a plan's program over the rows of a layout; arrays, others and weights as `kernels.Loop.run` takes them."""
+def run_loop(
+    program: Any, arrays: list[Any], others: list[Any], weights: list[Array], layout: Any, serial: int = -1
+) -> None:
+    """Run a plan's program over the rows of a layout; the rest is what `kernels.Loop.run` takes."""
     shards = count_shards(layout.batch, layout.rows, program.flops)
     cuts = layout.cuts.get(shards)
     if cuts is None:
         cuts = layout.cuts[shards] = cut_rows(layout.ends, shards)
-    program.loop.run(arrays, others, weights, layout.count, layout.offset, layout.backwards, cuts)
+    program.loop.run(arrays, others, weights, layout.count, layout.offset, layout.backwards, cuts, serial)

@@ -107,7 +107,9 @@ class Plan:
         self._merge, self._ahead = ahead.cut(range(n_seqs, n_seqs + len(step.params)))
         # Views are not held: their parameter would look as if somebody else held its array.
         self._holds_merged = all(op.code >= 0 or op in (*FRESH, OPS["sum"]) for op, *_ in self._merge.actions)
-        self._merged: tuple[list[Tensor], int, list[Tensor]] | None = None
+        # The parameters of the last run without gradients, their stamp, what was made of them; a number for the values.
+        self._known: tuple[list[Tensor], int, list[Tensor] | None] | None = None
+        self._serial = 0
         arriving = (
             *(step.states[k] for k in self.read_before),
             *(step.nexts[k] for k in self.read_after),
@@ -136,9 +138,11 @@ class Plan:
         """
         n, rows = len(self.hoisted), layout.rows
         slots = [*seqs, *params, *self._constants(initial[0])]
-        self._merge_into(slots, params)
+        serial = self._merge_into(slots, params)
         ahead = self._ahead.run(slots, rows)
-        values, sums, states, afters, finals = self.body.run(ahead[:n], ahead[n:], initial, layout, self.records, ends)
+        values, sums, states, afters, finals = self.body.run(
+            ahead[:n], ahead[n:], initial, layout, self.records, ends, serial
+        )
         if tape.mode() != tape.OFF and any(t.op is not None for t in ahead):
             self._drop(slots)
         slots[self._arriving] = [
@@ -151,22 +155,27 @@ class Plan:
         n = len(self.step.emits)
         return results[:n], results[n:], finals
 
-    def _merge_into(self, slots: list[Any], params: Sequence[Tensor]) -> None:
-        """Fill the slots of what is made of parameters alone.
+    def _merge_into(self, slots: list[Any], params: Sequence[Tensor]) -> int:
+        """Fill the slots of what is made of parameters alone; returns a number for these values of them, -1 with
+        gradients, or where somebody else might change a parameter unseen.
 
         Without gradients, what is small is made once for the same values: it would take a tenth of a short run.
         """
-        if not self._merge.actions:
-            return
-        stamp = tape.stamp(params) if self._holds_merged and tape.mode() == tape.OFF else -1
-        known = self._merged
-        if known is not None and known[1] == stamp and tape.are_same(params, known[0]):
+        stamp = tape.stamp(params) if tape.mode() == tape.OFF else -1
+        if stamp < 0:
+            self._merge.run(slots, 0)
+            return -1
+        known = self._known
+        if known is None or known[1] != stamp or not tape.are_same(params, known[0]):
+            self._serial += 1
+        elif known[2] is not None:
             for slot, value in zip(self._merge.results, known[2], strict=True):
                 slots[slot] = value
-            return
+            return self._serial
         made = self._merge.run(slots, 0)
-        if stamp >= 0 and sum(t.size for t in made) <= MERGED:
-            self._merged = [*params], stamp, made
+        holds = self._holds_merged and sum(t.size for t in made) <= MERGED
+        self._known = [*params], stamp, made if holds else None
+        return self._serial
 
     def _constants(self, like: Tensor) -> list[Tensor | None]:
         """The slots behind those of seqs and params, with the step's own numbers on the device of a tensor."""
@@ -357,6 +366,7 @@ class Body:
         layout: Layout,
         record: tuple[bool, ...],
         ends: bool = False,
+        serial: int = -1,
     ) -> tuple[list[Any], ...]:
         """(emits, partial sums of totals, all states, those after a step, final states) as Tensors.
 
@@ -367,7 +377,7 @@ class Body:
         if learns:
             record, keep, ends = self.everywhere, self.emits_and_kept, False
         frame = self.frame(record, keep, layout.uniform, ends)
-        found = frame.run(backend.of(initial[0]._array), layout, seqs, params, initial)
+        found = frame.run(backend.of(initial[0]._array), layout, seqs, params, initial, serial)
         if not learns:
             return tuple(map(tape.wrap_all, found))
         values, sums, states, afters, finals = found
@@ -377,7 +387,7 @@ class Body:
         return emits[: len(self.step.emits)], totals, own, after, last
 
 
-MERGED = 1 << 18
+MERGED = 1 << 24
 """Elements of merged parameters that a plan holds between runs, at most."""
 FROM_RESULT = (sigmoid, tanh, relu, exp, sqrt)  # ops whose gradients are written with their results
 FRESH = (*SUMS, OPS["matmul"], OPS["concat"])  # ops whose results are never views

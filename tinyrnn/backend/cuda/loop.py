@@ -141,8 +141,15 @@ def stages_of(program: Any) -> Stages:
 # -- a program on the device -------------------------------------------------------------------------------------------
 
 
-def run_loop(program: Any, arrays: Sequence[Any], others: Sequence[Any], weights: Sequence[Any], layout: Any) -> None:
-    """Run a plan's program over the rows of a layout; arrays, others and weights as `kernels.Loop.run` takes them."""
+def run_loop(
+    program: Any,
+    arrays: Sequence[Any],
+    others: Sequence[Any],
+    weights: Sequence[Any],
+    layout: Any,
+    serial: int = -1,
+) -> None:
+    """Run a plan's program over the rows of a layout; the rest is what `kernels.Loop.run` takes."""
     dtype = next(one.dtype for one in arrays if one is not None)
     real = REALS[dtype.name]
     precision = get_precision()
