@@ -114,7 +114,7 @@ struct Onto {
 };
 
 // C[R rows, P panels] [+]= A[R rows, K] B[K, P panels] [+ bias], K <= k_block, whole panels. From panel to panel of B it
-// is `stride` elements, from row to row `along`.
+// is `stride` elements, from row to row `along`. With each row it fetches a line for later, `pace` bytes apart.
 template <class T, int R, int P>
 inline __attribute__((always_inline)) void tile(T *c, index ldc, const T *a, Left left, const T *b, index stride,
                                                 index K, Onto<T> onto, index along, const char *later,
