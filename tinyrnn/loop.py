@@ -289,8 +289,8 @@ def scan(
 
     The step is recorded once, on shapes alone, and becomes a plan: what needs no state is computed for all steps at
     once, the rest by a compiled loop, forwards and, for the gradients, backwards. The plan is made at the first call
-    for a cell and kept until one of the cell's attributes is assigned. `tr.explain(cell)` shows it. Without gradients it
-    also keeps what it made of the parameters, as long as none changes: a sequence may as well come step by step.
+    for a cell and kept until one of the cell's attributes is assigned. `tr.explain(cell)` shows it. Without gradients
+    what is made of the parameters is kept too, as long as none changes: a sequence may as well come step by step.
 
     Arguments and results are `unroll`'s, and
     checkpoint_every  keep only the states of about every k-th step for the backward pass and compute the steps between

@@ -19,7 +19,7 @@ from tinyrnn.flow.shares import leaf_like
 from tinyrnn.flow.terms import Update
 from tinyrnn.loop import Sequences, States
 from tinyrnn.module import Cell
-from tinyrnn.plan.rewrite import OPS
+from tinyrnn.plan.columns import OPS
 from tinyrnn.plan.step import replay, topological
 from tinyrnn.records import Record
 

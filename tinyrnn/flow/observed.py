@@ -15,8 +15,8 @@ from tinyrnn.autograd import recording
 from tinyrnn.module import Cell
 from tinyrnn.ops import add
 from tinyrnn.plan import plan_recorded
+from tinyrnn.plan.columns import SUMS
 from tinyrnn.plan.record import record
-from tinyrnn.plan.rewrite import SUMS
 from tinyrnn.plan.step import Step, consumers, is_rowed, named, topological
 
 

@@ -22,7 +22,7 @@ from tinyrnn.flow.norms import row_norms
 from tinyrnn.flow.observed import Entry, Observed
 from tinyrnn.flow.runs import over_time
 from tinyrnn.plan import Batch
-from tinyrnn.plan.rewrite import OPS, SUMS
+from tinyrnn.plan.columns import OPS, SUMS
 from tinyrnn.plan.step import replay, resized, topological
 
 Array = npt.NDArray[Any]

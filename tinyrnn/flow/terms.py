@@ -13,9 +13,9 @@ from tinyrnn._core import tape
 from tinyrnn._core.tape import Op, Tensor
 from tinyrnn.module import Cell
 from tinyrnn.ops import broadcast_to, fma, mul, neg, stop_gradient
+from tinyrnn.plan.columns import OPS, SUMS
 from tinyrnn.plan.notation import Notation
 from tinyrnn.plan.record import Recording
-from tinyrnn.plan.rewrite import OPS, SUMS
 from tinyrnn.plan.step import consumers, is_rowed, resized, topological
 
 VIEWS = (OPS["reshape"], OPS["broadcast_to"])

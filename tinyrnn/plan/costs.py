@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from tinyrnn._core import kernels
 from tinyrnn._core.tape import Tensor
+from tinyrnn.plan.columns import OPS
 from tinyrnn.plan.program import Program
-from tinyrnn.plan.rewrite import OPS
 from tinyrnn.plan.step import ROWS, is_repeated, is_rowed, width
 
 NAMES = {code: name for name, (code, _) in kernels.POINTWISE.items()}

@@ -19,12 +19,12 @@ from tinyrnn.checks import as_size, type_name
 from tinyrnn.module import Cell
 from tinyrnn.ops import add, sub
 from tinyrnn.plan import plan_of
+from tinyrnn.plan.columns import OPS
 from tinyrnn.plan.costs import floats_moved, flops_of, instruction_flops, is_free, listing, runs_of
 from tinyrnn.plan.explanation import Centred, Explanation, Group, Kept, Merged, Pass, Product, Work
 from tinyrnn.plan.frontier import source_of
 from tinyrnn.plan.notation import Notation, equations
 from tinyrnn.plan.program import BufferSpec, Program
-from tinyrnn.plan.rewrite import OPS
 from tinyrnn.plan.run import Body, Plan, Reverse
 from tinyrnn.plan.step import ROWS, is_rowed, topological, width
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from tinyrnn._core.tape import Tensor
-from tinyrnn.plan.rewrite import OPS, as_columns
+from tinyrnn.plan.columns import OPS, as_columns
 from tinyrnn.plan.step import STATE, is_number, is_repeated, is_rowed, topological, width
 
 VIEWS = (OPS["getitem"], OPS["reshape"])

@@ -16,8 +16,9 @@ import numpy as np
 
 from tinyrnn._core.tape import Tensor
 from tinyrnn.ops import add, fma
+from tinyrnn.plan.columns import OPS, column_range
 from tinyrnn.plan.program import BufferSpec, Program
-from tinyrnn.plan.rewrite import OPS, column_range, is_repeated_column
+from tinyrnn.plan.rewrite import is_repeated_column
 from tinyrnn.plan.step import STATE, Step, consumers, is_repeated, is_rowed, levels, topological, width
 
 Home = tuple[int, int]  # buffer, column

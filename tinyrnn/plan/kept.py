@@ -8,8 +8,8 @@ import numpy as np
 
 from tinyrnn._core.tape import Tensor
 from tinyrnn.ops import concat, fma, mix, mul, square
+from tinyrnn.plan.columns import OPS, SUMS, as_columns
 from tinyrnn.plan.frontier import VIEWS, source_of
-from tinyrnn.plan.rewrite import OPS, SUMS, as_columns
 from tinyrnn.plan.step import Step, consumers, is_rowed, topological, width
 
 CHEAP = (*SUMS, mul, square, fma, mix, *VIEWS, OPS["broadcast_to"])

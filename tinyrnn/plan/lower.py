@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from tinyrnn._core import kernels
 from tinyrnn._core.tape import Op, Tensor
 from tinyrnn.ops import add, fma, mul
+from tinyrnn.plan.columns import OPS
 from tinyrnn.plan.homes import Home, Homes
 from tinyrnn.plan.program import BufferSpec, PlanError, Program
-from tinyrnn.plan.rewrite import OPS, is_only_summed
+from tinyrnn.plan.rewrite import is_only_summed
 from tinyrnn.plan.step import ROWS, Step, is_rowed, width
 
 __all__ = ["BufferSpec", "PlanError", "Program", "lower"]

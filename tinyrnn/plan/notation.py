@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tinyrnn._core.tape import Tensor
-from tinyrnn.plan.rewrite import as_columns
+from tinyrnn.plan.columns import as_columns
 from tinyrnn.plan.step import ROWS, is_number, is_repeated, is_rowed
 
 # How tightly an expression holds together; an operand that holds less tightly than its operator needs is put in

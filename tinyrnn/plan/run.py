@@ -22,11 +22,12 @@ from tinyrnn._core import tape
 from tinyrnn._core.tape import Frame, Op, Tape, Tensor, abstract
 from tinyrnn.autograd import recording
 from tinyrnn.ops import add, broadcast_to, exp, relu, sigmoid, split, sqrt, tanh
+from tinyrnn.plan.columns import OPS, SUMS
 from tinyrnn.plan.frontier import VIEWS, frontier_of, is_sum, made_inside, source_of
 from tinyrnn.plan.kept import choose_kept, side_by_side
 from tinyrnn.plan.layout import Layout
 from tinyrnn.plan.lower import Program, lower
-from tinyrnn.plan.rewrite import OPS, SUMS, rewrite
+from tinyrnn.plan.rewrite import rewrite
 from tinyrnn.plan.step import (
     STATE,
     Script,
