@@ -123,13 +123,14 @@ template <class T> class Fetch {
         uses[n_uses++] = {base, buffer.ld * ptrdiff_t(sizeof(T)), products - 1, 0};
     }
 
-    // `work`: of each product. Those beyond the most that there may be fetch nothing.
+    // `work`: of a step, when each product ends. Those beyond the most that there may be fetch nothing.
     void find_uses(const Loop<T> &loop, double *work) {
+        double done = 0;
         for (const Instruction *i = loop.program; i < loop.program + loop.instructions; ++i) {
             for (const int32_t number : {i->dst, i->a, i->b, i->c}) touch(loop, loop.buffers[number]);
             if (i->kind != PRODUCT) continue;
             if (products == most_products) return;
-            work[products++] = double(i->inner) * i->width;
+            work[products++] = done += double(i->inner) * i->width;
         }
     }
 
@@ -158,16 +159,15 @@ template <class T> class Fetch {
         rows = of_rows;
         n_uses = n_parts = products = 0;
         if (rows < 2) return;
-        double work[most_products], all_work = 0, share[most_products];
+        double work[most_products];
         find_uses(loop, work);
         ptrdiff_t due[most_products + 1], total = 0;
         for (int p = -1; p < products; ++p) due[p + 1] = total += choose(p);
-        for (int p = 0; p < products; ++p) share[p] = all_work += work[p];
-        if (total < least || !(all_work > 0)) products = 0;
+        if (total < least || !products || !(work[products - 1] > 0)) products = 0;
         // How far the stream is when product p of a step ends, and by how much it has to run ahead.
         ptrdiff_t reached[most_products + 1] = {}, lead = due[0];
         for (int p = 0; p < products; ++p) {
-            reached[p + 1] = in_units<char>(ptrdiff_t(double(total) * share[p] / all_work), line);
+            reached[p + 1] = in_units<char>(ptrdiff_t(double(total) * work[p] / work[products - 1]), line);
             lead = std::max(lead, due[p + 1] - reached[p + 1]);
         }
         for (int p = 0; p < products; ++p) {

@@ -348,6 +348,20 @@ def test_a_product_less_its_mean_has_centred_weights(update, centres):
     assert tr.gradcheck(lambda *leaves: tr.scan(cell, x)[0], [x, *cell.parameters()], order=2)
 
 
+def test_other_differences_of_parameters_are_not_called_centred():
+    class Difference(tr.Cell):
+        def __init__(self):
+            super().__init__(I, H, rng=0)
+            self.W, self.U, self.V = self.param((I, H)), self.param((H, H)), self.param((H, H))
+
+        def step(self, x, h):
+            return tr.tanh(x @ self.W + h @ tr.probe("D", self.U - self.V))
+
+    e = explanation_of(Difference())
+    assert e.forward.centred == ()
+    assert "centred" not in str(e)
+
+
 def test_squares_that_are_only_summed_stay_apart():
     class Parts(tr.Cell):
         def __init__(self):

@@ -17,7 +17,7 @@ from tinyrnn._core.tape import Tape, Tensor, abstract
 from tinyrnn.autograd import recording
 from tinyrnn.checks import as_size, type_name
 from tinyrnn.module import Cell
-from tinyrnn.ops import add, sub
+from tinyrnn.ops import add
 from tinyrnn.plan import plan_of
 from tinyrnn.plan.columns import OPS
 from tinyrnn.plan.costs import floats_moved, flops_of, instruction_flops, is_free, listing, runs_of
@@ -25,6 +25,7 @@ from tinyrnn.plan.explanation import Centred, Explanation, Group, Kept, Merged, 
 from tinyrnn.plan.frontier import source_of
 from tinyrnn.plan.notation import Notation, equations
 from tinyrnn.plan.program import BufferSpec, Program
+from tinyrnn.plan.rewrite import less_mean
 from tinyrnn.plan.run import Body, Plan, Reverse
 from tinyrnn.plan.step import ROWS, is_rowed, topological, width
 
@@ -230,8 +231,9 @@ class _Found:
         """What becomes of parameters before the loop. A name that is made of many others is a short one of its own."""
         found, centred = {}, []
         for t in topological((*self.plan.hoisted, *self.plan.weights)):
-            if t.op is sub and t.name and not is_rowed(t):
-                centred.append(Centred(self.notation.name(t, t.name), self.notation.of(t.inputs[0]), t.shape))
+            if not is_rowed(t) and (whole := less_mean(t)) is not None:
+                of = self.notation.of(whole)
+                centred.append(Centred(self.notation.name(t, t.name or f"{of}_centred"), of, t.shape))
             if t.op is OPS["concat"] and not is_rowed(t):
                 parts = tuple(map(self.notation.of, t.inputs or ()))
                 if len(self.notation.of(t)) > 24:

@@ -96,27 +96,31 @@ def centre(step: Step) -> Step:
     level = levels(step)
     known: dict[Tensor, Tensor] = {}
     for t in topological(step.results):
-        p = _centred(t, readers)
-        if p is not None and p.ndim == 2 and level[w := p.inputs[1]] == PARAMETER:
-            centred = w - tape.apply(OPS["sum"], (w,), ((1,), True)) * (1.0 / width(p))
-            centred.name = f"{w.name or 'weights'}_centred"
-            known[t] = named(tape.apply(OPS["matmul"], (known[p.inputs[0]], centred), ()), t)
-        else:
+        p = less_mean(t)
+        if p is None or p.op is not OPS["matmul"] or level[p.inputs[1]] != PARAMETER or not _is_read_here(t, readers):
             known[t] = _again(t, known)
+            continue
+        a, w = (known[s] for s in p.inputs)
+        centred = w - tape.apply(OPS["sum"], (w,), ((1,), True)) * (1.0 / width(p))
+        centred.name = f"{w.name or 'weights'}_centred"
+        known[t] = named(tape.apply(OPS["matmul"], (a, centred), ()), t)
     return step.with_results([known[r] for r in step.results])
 
 
-def _centred(t: Tensor, readers: dict[Tensor, list[Tensor | None]]) -> Tensor | None:
-    """The product p if t is p - sum(p) * (1 / columns), and no more than that reads it and its mean."""
-    if t.op is not sub or t.inputs[0].op is not OPS["matmul"]:
+def less_mean(t: Tensor) -> Tensor | None:
+    """The matrix x if t is x - sum(x, axis=1, keepdims=True) * (1 / columns)."""
+    if t.op is not sub or t.inputs[0].ndim != 2 or t.inputs[1].op is not mul:
         return None
-    p, mean = t.inputs
-    if mean.op is not mul or mean.inputs[0].op is not OPS["sum"] or not is_number(mean.inputs[1]):
-        return None
-    total, share = mean.inputs
-    of_row = total.inputs[0] is p and total.attrs == ((1,), True) and share._array == np.array(1.0 / width(p), p.dtype)
-    alone = set(readers[p]) == {t, total} and readers[total] == [mean] and readers[mean] == [t]
-    return p if of_row and alone else None
+    x, (total, share) = t.inputs[0], t.inputs[1].inputs
+    sums = total.op is OPS["sum"] and total.inputs[0] is x and total.attrs == ((1,), True)
+    return x if sums and is_number(share) and share._array == np.array(1.0 / x.shape[1], x.dtype) else None
+
+
+def _is_read_here(t: Tensor, readers: dict[Tensor, list[Tensor | None]]) -> bool:
+    """Of t = x - mean(x): whether nothing else reads x and its mean."""
+    x, mean = t.inputs
+    total = mean.inputs[0]
+    return set(readers[x]) == {t, total} and readers[total] == [mean] and readers[mean] == [t]
 
 
 # -- 2. products -------------------------------------------------------------------------------------------------------
