@@ -20,7 +20,7 @@
     X(tanh, 1) X(softplus, 1) X(relu, 1)                                                        \
     X(add, 2) X(sub, 2) X(mul, 2) X(div, 2) X(pow, 2) X(maximum, 2) X(minimum, 2) X(greater, 2) \
     X(wins, 2) X(d_sigmoid, 2) X(d_tanh, 2) X(d_relu, 2)                                        \
-    X(where, 3) X(fma, 3) X(mix, 3)
+    X(where, 3) X(fma, 3) X(mix, 3) X(lerp, 3)
 
 #define TR_CODE(name, arity) TR_##name,
 enum tr_PointwiseCode { TR_POINTWISE(TR_CODE) TR_N_POINTWISE };
@@ -334,6 +334,7 @@ TR_BINARY(d_relu, g, y, { return select(y > (T)0, g, (T)0); })
 TR_TERNARY(where, c, a, b, { return select(c != (T)0, a, b); })
 TR_TERNARY(fma, a, b, c, { return mad(a, b, c); })
 TR_TERNARY(mix, w, a, b, { return mad(w, a, ((T)1 - w) * b); })
+TR_TERNARY(lerp, a, b, w, { return mad(w, b - a, a); })
 
 #undef TR_UNARY
 #undef TR_BINARY

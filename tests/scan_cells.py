@@ -233,6 +233,28 @@ def a_sum_read_twice(p, x, h):
     return tr.tanh(y) * tr.sigmoid(z) + 0.1 * tr.tanh(y + z)
 
 
+@odd("W:I,H V:I,H U:H,H")
+def a_product_whose_other_half_the_reverse_reads(p, x, h):
+    """tanh(..) could be kept in one half of the inputs' product, and softplus(..) in the other."""
+    return tr.softplus(x @ p.W) * tr.tanh(x @ p.V + h @ p.U)
+
+
+@odd("W:H+2*I,H Q:H,H")
+def an_input_twice(p, x, h):
+    """Both halves of the inputs' product meet the same op: what it makes could be kept in either, but not in both."""
+    v = tr.tanh(tr.concat([h, x, x], 1) @ p.W)
+    return tr.tanh(tr.tanh(tr.tanh(v @ p.Q) @ p.Q))
+
+
+@odd("W:I,H V:I,H U:H,H Q:H,H R:H,H b:H d:H", "h c")
+def a_sum_that_grows(p, x, h, c):
+    """Read first, then the place of a longer one, and another."""
+    u = x @ p.W + h @ p.U + p.b
+    v = u + (tr.sigmoid(u) * c) @ p.Q + p.d
+    w = v + (tr.tanh(v) * c) @ p.R
+    return tr.tanh(w) * tr.softplus(x @ p.V), tr.sigmoid(w)
+
+
 # -- rows --------------------------------------------------------------------------------------------------------------
 
 

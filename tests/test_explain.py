@@ -1,14 +1,18 @@
 """What `tr.explain` says, and the plans themselves: how many products and groups a step has, and what it keeps."""
 
+import re
+
 import numpy as np
 import pytest
 from cell_table import CELLS, make
 from scan_cells import ODD
 
 import tinyrnn as tr
+from tinyrnn._core import kernels
 from tinyrnn._core.tape import Tape
 from tinyrnn.cells import GRU, LSTM, Elman, LayerNormLSTM
-from tinyrnn.plan import PlanError, plan_of
+from tinyrnn.plan import PlanError, _plan, _plan_inside
+from tinyrnn.plan.columns import OPS, as_columns
 from tinyrnn.plan.explain import explanation_of
 from tinyrnn.search import RandomCell, random_description
 
@@ -219,17 +223,43 @@ def random_cells():
         yield RandomCell(description, input_size=I, unit=2, rng=seed), (I,) * description.inputs
 
 
-def test_nobody_reads_what_the_loop_writes_over():
-    """Neither the reverse nor what is hoisted or sunk; the tape lets go of it."""
-    spent = 0
+def last_write(program, source, columns):
+    """What an instruction last does to some of these columns of what a program calls `source`."""
+    found = None
+    for i in program.instructions:
+        width = i["inner"] if i["kind"] == kernels.KINDS["scatter_add"] else i["width"]
+        here = program.sources[i["dst"]] == source
+        if here and i["dst_at"] < columns.stop and columns.start < i["dst_at"] + width:
+            product = i["kind"] == kernels.KINDS["product"]
+            found = (i["add"] & kernels.ONTO, program.weights[i["code"]]) if product else i["kind"]
+    return found
+
+
+@pytest.mark.parametrize("make", [_plan, _plan_inside])
+def test_nobody_reads_what_the_loop_writes_over(make):
+    """Neither the reverse, column by column, nor what is hoisted or sunk; the tape lets go of what nobody reads."""
+    spent = partly = 0
     for cell, widths in [*((made(), made.widths) for made in ODD.values()), *random_cells()]:
-        plan, _ = plan_of(cell, widths)
-        step = plan.body.step
-        for keep in (step.emits, plan.body.emits_and_kept):
-            program = plan.body.program(plan.body.everywhere, keep)
-            assert {plan.hoisted[k] for k in program.spent} <= {*plan.dropped}
+        plan, _ = make(cell, widths)
+        body = plan.body
+        seqs, keep = body.step.seqs, body.emits_and_kept
+        read = {t for t, leaf in zip(plan.hoisted, seqs, strict=True) if leaf in body.read}
+        for kept in (body.step.emits, keep):
+            program = body.program(body.everywhere, kept)
+            assert {plan.hoisted[k] for k in program.spent} <= {*plan.dropped, *read}
+            assert all(body.spare[k] for k in program.spent)
             spent += len(program.spent)
-    assert spent > 20
+        places = {t: (("seq", k), 0) for k, t in enumerate(seqs)}
+        places |= {t: (source, at) for t, (source, at, _) in zip(keep, program.keeps, strict=True)}
+        for t in body.held:
+            whole, start, stop = as_columns(t)
+            if whole.op in (None, OPS["matmul"]) and whole.ndim == 2:
+                source, at = places[whole]
+                done = last_write(program, source, range(at + start, at + stop))
+                assert done == (None if whole.op is None else (0, whole.inputs[1]))
+                partly += whole is not t
+    assert partly > 5
+    assert spent > 20 or make is _plan_inside
 
 
 def test_a_hoisted_value_that_is_read_outside_the_loop_stays():
@@ -305,6 +335,42 @@ def test_what_a_gate_mixes_is_one_op(update, mixes):
     cell = Mixed()
     last = explanation_of(cell).forward.instructions[-1]
     assert (" = mix " in last) == mixes
+    x = tr.tensor(np.random.default_rng(0).normal(size=(3, 2, I)), requires_grad=True)
+    np.testing.assert_allclose(tr.scan(cell, x)[0].numpy(), tr.unroll(cell, x)[0].numpy(), rtol=1e-12)
+    assert tr.gradcheck(lambda x: tr.scan(cell, x)[0], [x])
+
+
+# What moves a value towards another one; and what looks like it.
+MOVED = [
+    lambda z, a, b: a + z * (b - a),
+    lambda z, a, b: (b - a) * z + a,
+    lambda z, a, b: a - z * (a - b),
+    lambda z, a, b: a - (a - b) * z,
+]
+NOT_MOVED = [
+    lambda z, a, b: b + z * (b - a),
+    lambda z, a, b: a - z * (b - a),
+    lambda z, a, b: z * (a - b) - a,
+    lambda z, a, b: a + z * (b - a) * (b - a),
+    lambda z, a, b: a[:, :1] + z * (b - a[:, :1]) * z,
+]
+
+
+@pytest.mark.parametrize(("update", "moves"), [*((f, True) for f in MOVED), *((f, False) for f in NOT_MOVED)])
+def test_what_moves_towards_another_value_is_one_op(update, moves):
+    class Moved(tr.Cell):
+        def __init__(self):
+            super().__init__(I, H, dtype="float64", rng=0)
+            self.W, self.U = self.param((I, H)), self.param((H, H))
+
+        def step(self, x, h):
+            z = x @ self.W + h @ self.U
+            return update(z, h, tr.tanh(z))
+
+    cell = Moved()
+    e = explanation_of(cell)
+    assert (" = lerp " in e.forward.instructions[-1]) == moves
+    assert bool(re.search(r"h' = h \+ v\d \* \((v\d|tanh\(v\d\)) - h\)(  |\n)", str(e).split("reverse")[0])) == moves
     x = tr.tensor(np.random.default_rng(0).normal(size=(3, 2, I)), requires_grad=True)
     np.testing.assert_allclose(tr.scan(cell, x)[0].numpy(), tr.unroll(cell, x)[0].numpy(), rtol=1e-12)
     assert tr.gradcheck(lambda x: tr.scan(cell, x)[0], [x])

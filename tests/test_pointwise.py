@@ -50,6 +50,7 @@ FORMULAS = {
     "d_sigmoid": (lambda g, y: g * y * (1 - y), lambda g, y: np.abs(g * y) * (1 + np.abs(y))),
     "d_tanh": (lambda g, y: g * (1 - y * y), lambda g, y: np.abs(g) * (1 + y * y)),
     "fma": (lambda a, b, c: a * b + c, lambda a, b, c: np.abs(a * b) + np.abs(c)),
+    "lerp": (lambda a, b, w: a + w * (b - a), lambda a, b, w: np.abs(a) + np.abs(w) * (np.abs(a) + np.abs(b))),
     "mix": (lambda w, a, b: w * a + (1 - w) * b, lambda w, a, b: np.abs(w * a) + (1 + np.abs(w)) * np.abs(b)),
 }
 

@@ -158,7 +158,7 @@ def assert_rows_are_their_own(cell, task, splits):
 def test_bits_of_a_row_do_not_depend_on_its_batch(lengths, reverse):
     lengths = lengths and [*lengths, 5, 6, 2, 6, 4, 4, 1]
     odd = [(cell_of(name, dtype), WIDTHS[name]) for name in SOME for dtype in TOLERANCE]
-    for cell, widths in [*odd, *((cell, None) for cell in random_cells(8))]:
+    for cell, widths in [*odd, *((cell, None) for cell in random_cells(40))]:
         task = case(cell, widths, rows=11, lengths=lengths, reverse=reverse)
         assert_rows_are_their_own(cell, task, [[0], [10], [0, 1, 2, 3], [4, 5, 6, 7, 8, 9, 10], [9, 2, 6]])
 

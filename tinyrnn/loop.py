@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyrnn import ops
+from tinyrnn._core import tape
 from tinyrnn._core.tape import Tensor, wrap
 from tinyrnn.backend import to_host
 from tinyrnn.checks import as_array, as_size, check_place, put_back, type_name
@@ -364,4 +365,5 @@ def _run_packed(
 def _plan_for(
     cell: Cell, seqs: Sequence[Tensor], states: Sequence[Tensor], layout: Layout
 ) -> tuple[Plan, list[Tensor]]:
-    return plan_of(cell, tuple([x.shape[1] for x in seqs]), layout.mean_rows, states[0].device)
+    wanted = tape.mode() != tape.OFF and any(x.requires_grad for x in seqs)
+    return plan_of(cell, tuple([x.shape[1] for x in seqs]), layout.mean_rows, states[0].device, wanted)

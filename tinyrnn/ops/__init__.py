@@ -41,6 +41,7 @@ from tinyrnn.ops.elementwise import (
     exp,
     fma,
     greater,
+    lerp,
     log,
     maximum,
     minimum,
@@ -73,7 +74,7 @@ _tape.bind(
 
 __all__ = [
     "RECORDS", "abs", "add", "astype", "binary_cross_entropy_with_logits", "broadcast_to", "concat", "cross_entropy",
-    "d_relu", "d_sigmoid", "d_tanh", "div", "dropout", "exp", "fma", "getitem", "greater", "layer_norm", "log",
+    "d_relu", "d_sigmoid", "d_tanh", "div", "dropout", "exp", "fma", "getitem", "greater", "layer_norm", "lerp", "log",
     "log_softmax", "matmul", "max", "maximum", "mean", "minimum", "mix", "mse_loss", "mul", "neg", "pow", "relu",
     "reshape", "sigmoid", "sign", "softmax", "softplus", "split", "sqrt", "square", "stack", "stop_gradient", "sub",
     "sum", "sum_to", "take", "tanh", "to", "transpose", "where", "wins",

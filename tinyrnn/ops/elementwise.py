@@ -175,8 +175,15 @@ mix = _op(
     (REAL, REAL, REAL),
     "w * a + (1 - w) * b: what a gate w takes of a and leaves of b.",
 )
+lerp = _op(
+    "lerp",
+    (lambda g, y, a, b, w: g - g * w, lambda g, y, a, b, w: g * w, lambda g, y, a, b, w: g * (b - a)),
+    lambda a, b, w: a + w * (b - a),
+    (REAL, REAL, REAL),
+    "a + w * (b - a): from a towards b, by the share w.",
+)
 
 RECORDS: list[Op] = [
     neg, abs, sign, square, sqrt, exp, log, sigmoid, tanh, softplus, relu, add, sub, mul, div, pow, maximum, minimum,
-    greater, wins, d_sigmoid, d_tanh, d_relu, where, fma, mix,
+    greater, wins, d_sigmoid, d_tanh, d_relu, where, fma, mix, lerp,
 ]  # fmt: skip

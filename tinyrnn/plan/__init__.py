@@ -37,13 +37,20 @@ product does, which would write its result to memory and read it again. (Measure
 difference; 4 rows lose 3 to 5 % from H = 256 on, one row a quarter at H = 512.)"""
 
 
-def plan_of(cell: Cell, widths: tuple[int, ...], rows: float = 1, device: str = "cpu") -> tuple[Plan, list[Tensor]]:
+def plan_of(
+    cell: Cell, widths: tuple[int, ...], rows: float = 1, device: str = "cpu", wanted: bool = False
+) -> tuple[Plan, list[Tensor]]:
     """The plan of a cell for time inputs of these widths, and the tensors behind its params.
 
     rows: of a step, on average. Few rows would fetch the weights of inputs anew at every step, and a GPU is used best
-    by large products, so there these are hoisted.
+    by large products, so there these are hoisted. wanted: whether an input's gradient is; its bits shall not depend on
+    the number of rows.
     """
-    return made_of(cell, widths, _plan_inside if device == "cpu" and rows >= MANY_ROWS else _plan)
+    if device == "cpu" and rows >= MANY_ROWS:
+        found = made_of(cell, widths, _plan_inside)
+        if not wanted or not found[0].reads_inputs_twice:
+            return found
+    return made_of(cell, widths, _plan)
 
 
 def made_of(cell: Cell, widths: tuple[int, ...], make: Callable[[Cell, tuple[int, ...]], Made]) -> Made:

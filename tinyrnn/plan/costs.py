@@ -11,7 +11,7 @@ from tinyrnn.plan.program import Program
 from tinyrnn.plan.step import ROWS, is_repeated, is_rowed, width
 
 NAMES = {code: name for name, (code, _) in kernels.POINTWISE.items()}
-OPERATIONS = {"fma": 2, "mix": 4}
+OPERATIONS = {"fma": 2, "mix": 4, "lerp": 3}
 """Floating-point operations an element, of the elementwise ops that have more than one."""
 
 

@@ -10,7 +10,6 @@ is added to a few partial sums where it is made.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from tinyrnn.plan.rewrite import is_repeated_column
 from tinyrnn.plan.step import STATE, Step, consumers, is_repeated, is_rowed, levels, topological, width
 
 Home = tuple[int, int]  # buffer, column
-Read = tuple[Tensor | None, int, int]  # by whom, from column, to column
+Read = tuple[Tensor | None, int, int]  # by whom (None: by several, or behind the loop), from column, to column
 
 VIEWS = ("reshape", "stop_gradient")
 
@@ -35,16 +34,16 @@ class Homes:
         body: Step,
         keep: Sequence[Tensor],
         record_states: Sequence[bool],
+        held: Sequence[Tensor],
         spare: Sequence[bool],
         chained: bool,
-        ever_kept: Sequence[Tensor],
     ) -> None:
         self.body, self.keep = body, list(keep)
         self.program = Program()
         self.home: dict[Tensor, Home] = {}
-        self.nodes = [t for t in topological([*body.nexts, *keep, *body.totals]) if is_rowed(t)]
-        later = [t for t in ever_kept if t not in keep]
-        self.readers = consumers([*body.nexts, *keep, *body.totals, *later], self.nodes)
+        columns = [t for t in held if self._view(t) is not None]
+        self.nodes = [t for t in topological([*body.nexts, *keep, *body.totals, *columns]) if is_rowed(t)]
+        self.readers = consumers([*body.nexts, *body.totals, *held], self.nodes)
         self.scratch: dict[int, None] = {}
         self.vectors: dict[tuple[Tensor, tuple[int, ...]], int] = {}  # the buffer of each
         self.adds_into: dict[Tensor, Tensor] = {}  # a product -> the sum that it adds itself into
@@ -142,16 +141,14 @@ class Homes:
         parts = {t for t in joined if joined[t][0] in wholes}
         self._use_again([t for t in self.nodes if t in parts or (t in wholes and t.op is not OPS["concat"])])
         for t in [t for t in self.nodes if t in wholes and t.op is OPS["concat"]]:
-            inside = [p for p in t.inputs if p in self.reused and joined[p][0] is t]
-            if len(inside) == len(t.inputs):
-                buffer, at = self.home[inside[0]]
-                if all(self.home[p] == (buffer, at + joined[p][1]) for p in inside):
+            if all(p in self.reused and joined[p][0] is t for p in t.inputs):
+                buffer, at = self.home[t.inputs[0]]
+                starts = np.cumsum([at, *map(width, t.inputs)]).tolist()
+                if all(self.home[p] == (buffer, start) for p, start in zip(t.inputs, starts, strict=False)):
                     self.home[t] = buffer, at
                     self.reused.add(t)
         for t in [t for t in self.nodes if t in wholes and t not in self.home]:
-            number = len(self.program.kept_columns)
-            self.program.kept_columns.append(width(t))
-            self.home[t] = (self._buffer("sequence", width(t), ("keep", number)), 0)
+            self._keep_apart(t)
         for k, t in enumerate(self.body.nexts):
             if self._is_computed(t) and t not in joined:
                 target = after[k] if recorded[k] is None else recorded[k]
@@ -184,26 +181,35 @@ class Homes:
                 self.copies.append((t, self._buffer("sequence", width(t), source)))
             self.program.keeps.append((source, at, width(t)))
 
+    def _keep_apart(self, t: Tensor) -> Home:
+        """A home for t in a kept sequence of its own."""
+        number = len(self.program.kept_columns)
+        self.program.kept_columns.append(width(t))
+        self.home[t] = (self._buffer("sequence", width(t), ("keep", number)), 0)
+        return self.home[t]
+
     def _resolved(self, t: Tensor) -> Tensor:
         """What t is a view of."""
         while (view := self._view(t)) is not None:
             t = view[0]
         return t
 
-    def _reads(self, t: Tensor) -> list[Read] | None:
-        """Who reads which columns of t, views looked through, if no two read the same; None if it is a result, too."""
+    def _reads(self, t: Tensor) -> list[Read]:
+        """Who reads which columns of t, views looked through, from the first column on."""
         found: list[Read] = []
         for r in self.readers[t]:
             view = None if r is None else self._view(r)
             if view is None or r is None:
                 found.append((r, 0, width(t)))
-                continue
-            inner = self._reads(r)
-            if inner is None:
-                return None
-            found += [(q, view[1] + a, view[1] + b) for q, a, b in inner]
-        found.sort(key=lambda read: read[1:])
-        return None if any(a[2] > b[1] for a, b in pairwise(found)) or any(r is None for r, _, _ in found) else found
+            else:
+                found += [(q, view[1] + a, view[1] + b) for q, a, b in self._reads(r)]
+        apart: list[Read] = []
+        for read in sorted(found, key=lambda read: read[1:]):
+            if apart and read[1] < apart[-1][2]:
+                _, start, stop = apart.pop()
+                read = None, start, max(stop, read[2])
+            apart.append(read)
+        return apart
 
     def _use_again(self, kept: Sequence[Tensor]) -> None:
         """Use the columns of spare sequences: for sums that begin there, and for kept values.
@@ -229,11 +235,12 @@ class Homes:
                     self.home.update({v: (self.home[seq][0], start) for v, start in found.items()})
         for t in self.early:
             if t not in self.home and (reads := self._summands(t)):
-                self._add_products(reads, self._home(t)[0], kept)
+                home = self._keep_apart(t) if t in kept else self._home(t)
+                self._add_products(reads, home[0], kept)
 
     def _summands(self, source: Tensor) -> list[Read] | None:
         """Who reads columns of a source, if onto one of them a product, or onto all one of elements, is added."""
-        reads = self._reads(source) or []
+        reads = self._reads(source)
         onto = any(self._product_onto(t) is not None for t, _, _ in reads)
         return reads if onto or all(self._ends_with(t, source) for t, _, _ in reads) else None
 
@@ -251,23 +258,39 @@ class Homes:
                 free.append((t, start, stop))
                 continue
             writes = True
-            while product is not None:
-                self.adds_into[product] = t
-                self.home[t] = self.home[product] = (buffer, start)
-                follower = self.readers[t][0]
-                product = self._product_onto(follower) if len(self.readers[t]) == 1 else None
-                if product is not None and follower is not None:
-                    t = follower
-            biased = self._with_bias(t)
-            if biased is not None and t not in kept:
-                self.biased[t] = biased
-                t = biased
-                self.home[t] = (buffer, start)
+            t = self._add_up(t, product, (buffer, start))
             if t in kept:
                 found[t] = start
             else:
-                free += [(r, start + a, start + b) for r, a, b in self._reads(t) or ()]
+                free += [(r, start + a, start + b) for r, a, b in self._reads(t)]
         return writes, free, found
+
+    def _add_up(self, t: Tensor, product: Tensor | None, home: Home) -> Tensor:
+        """Let a product add itself to what is at home, which makes the sum t, and then biases and further products, as
+        long as nobody wants the sums before them any more; returns the last one.
+        """
+        while product is not None:
+            self.adds_into[product] = t
+            self.home[t] = self.home[product] = home
+            biased = self._with_bias(t)
+            if biased is not None:
+                self.biased[t] = biased
+                self.home[biased] = home
+                t = biased
+            for r in self.readers[t]:
+                product = self._product_onto(r)
+                if r is not None and product is not None and self._is_last_reader(r, product, t):
+                    t = r
+                    break
+            else:
+                product = None
+        return t
+
+    def _is_last_reader(self, t: Tensor, product: Tensor, p: Tensor) -> bool:
+        """Whether all that reads p, but for the sum t = p + product, runs before that product."""
+        others = [r for r in self.readers[p] if r is not t]
+        before = set(topological([product])) if others else set()
+        return all(r is not None and r in before and self._view(r) is None for r in others)
 
     def _product_onto(self, t: Tensor | None) -> Tensor | None:
         """The product that can add itself to the other term of the sum t."""
@@ -295,7 +318,7 @@ class Homes:
         """Whether v can live in the columns that `reader` reads: it runs later, or is the reader, column by column."""
         if v is reader:
             return v.op.code >= 0 and all(self._place(s) == home for s in v.inputs if not self._is_vector(s))
-        return reader in topological([v])
+        return reader is not None and reader in topological([v])
 
     def _place(self, t: Tensor) -> Home | None:
         """The home of t if it was decided."""
@@ -306,7 +329,7 @@ class Homes:
         return None if view is None or home is None else (home[0], home[1] + view[1])
 
     def _join_sum(self, t: Tensor) -> None:
-        """p + a @ w: the product shall add itself to p, which is there before it and which nothing else reads."""
+        """p + a @ w: the product shall add itself to p, which is there before it and which nothing reads later."""
         if t.op is not add or t.shape != t.inputs[0].shape or t.shape != t.inputs[1].shape:
             return
         if any(s in self.early for s in t.inputs):
@@ -314,7 +337,7 @@ class Homes:
         for p, q in (t.inputs, t.inputs[::-1]):
             fits = q.op is OPS["matmul"] and len(self.readers[q]) == 1 and q not in self.home and self._is_computed(q)
             there = self._is_computed(p) and self.phase[p] - self._is_product(p) < self.phase[q]
-            if fits and there and p not in self.home and len(self.readers[p]) == 1:
+            if fits and there and p not in self.home and self._is_last_reader(t, q, p):
                 self.adds_into[q] = t
                 return
 

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 import numpy as np
 
 from tinyrnn._core.tape import Tensor
-from tinyrnn.ops import concat, fma, mix, mul, square
+from tinyrnn.ops import concat, fma, lerp, mix, mul, square
 from tinyrnn.plan.columns import OPS, SUMS, as_columns
 from tinyrnn.plan.frontier import VIEWS, source_of
 from tinyrnn.plan.step import Step, consumers, is_rowed, topological, width
 
-CHEAP = (*SUMS, mul, square, fma, mix, *VIEWS, OPS["broadcast_to"])
+CHEAP = (*SUMS, mul, square, fma, mix, lerp, *VIEWS, OPS["broadcast_to"])
 
 
-def choose_kept(step: Step, expressions: Sequence[Tensor]) -> list[Tensor]:
+def choose_kept(step: Step, expressions: Sequence[Tensor], products: AbstractSet[Tensor]) -> list[Tensor]:
     """Which values of the step its reverse shall find kept, beside states and inputs; the others it computes again.
 
     Sums, products of elements and slices of what is there are computed again, which costs less than memory, unless a
     deferred product needs them for the whole sequence; if one number a row is all they lack, that is kept. Everything
-    else that the reverse reads is kept.
+    else that the reverse reads is kept. products: inputs of the step that might have been made in it. What would not
+    have been kept then serves to compute nothing again, so that gradients have the same bits wherever they are made.
     """
     own = topological(step.results)
     rowed = {t for t in own if t.op is not None and is_rowed(t)}
     found = topological(expressions, rowed)
     read = {t for t in found if t in rowed}
     multiplied = {s for t in found if t.op in (OPS["matmul"], OPS["transpose"]) for s in t.inputs}
+    held = {source_of(t) for t in found if source_of(t) in products}
     kept: dict[Tensor, None] = {}
 
     def is_cheap(t: Tensor) -> bool:
@@ -44,7 +47,9 @@ def choose_kept(step: Step, expressions: Sequence[Tensor]) -> list[Tensor]:
     lacking: dict[Tensor, set[Tensor] | None] = {}
     for t in own:
         columns: set[Tensor] | None = None
-        if t not in rowed or t in kept or t in step.nexts:
+        if t in products and t not in held:
+            columns = {t} if width(t) == 1 else None
+        elif t not in rowed or t in kept or t in step.nexts:
             columns = set()
         elif not is_cheap(t):
             columns = {t} if width(t) == 1 else None
@@ -74,7 +79,8 @@ def side_by_side(step: Step, kept: Sequence[Tensor]) -> list[Tensor]:
     for source, by_start in made.items():
         parts = [t for _, t in sorted(by_start.items())]
         starts = np.cumsum([0, *map(width, parts)]).tolist()
-        if len(parts) > 1 and [*sorted(by_start), width(source)] == starts and all(t in found for t in parts):
+        covers = [*sorted(by_start), width(source)] == starts
+        if covers and len(set(parts)) == len(parts) > 1 and all(t in found for t in parts):
             found[found.index(parts[0])] = concat(parts, 1)
             found = [t for t in found if t not in parts]
     return found

@@ -32,20 +32,22 @@ def lower(
     body: Step,
     keep: Sequence[Tensor],
     record_states: Sequence[bool],
+    held: Sequence[Tensor],
     spare: Sequence[bool] = (),
     chained: bool = False,
-    ever_kept: Sequence[Tensor] = (),
     ending: Sequence[bool] = (),
 ) -> Program:
     """The program of a body. keep: the values wanted for the whole sequence; record_states: which states are, too.
 
-    spare: which input sequences nobody reads once the loop has; their memory is used again. chained: a step finds the
-    recorded states before it where the step before recorded them, as it can where every row runs at every step.
-    ever_kept: what other programs of the body keep; sums are then made in the way that suits all, to the same bits.
-    ending: which further input sequences nobody reads any more; kept values take the place of what they held.
+    held: what is read behind the loop, of inputs and values, or columns of them; if another program of the body holds
+    more than this one, what it holds, so that sums are made in the way that suits both, to the same bits.
+    spare: which input sequences nobody reads behind the loop but for what is held; their memory is used again.
+    chained: a step finds the recorded states before it where the step before recorded them, as it can where every row
+    runs at every step. ending: which further input sequences nobody reads any more; kept values take the place of what
+    they held.
     """
     over = [seq for seq, ends in zip(body.seqs, ending, strict=False) if ends]
-    return _Lowering(body, keep, record_states, spare, chained, ever_kept, over).program
+    return _Lowering(body, keep, record_states, held, spare, chained, over).program
 
 
 class _Lowering(Homes):
@@ -54,12 +56,12 @@ class _Lowering(Homes):
         body: Step,
         keep: Sequence[Tensor],
         record_states: Sequence[bool],
+        held: Sequence[Tensor],
         spare: Sequence[bool],
         chained: bool,
-        ever_kept: Sequence[Tensor],
         ending: Sequence[Tensor],
     ) -> None:
-        super().__init__(body, keep, record_states, spare, chained, ever_kept)
+        super().__init__(body, keep, record_states, held, spare, chained)
         self.ending = {*ending}
         self.squares = {t for t in self.nodes if t not in self.home and is_only_summed(t, self.readers)}
         self.weight_number: dict[Tensor, int] = {}

@@ -90,6 +90,9 @@ class Notation:
             return f"{self._operand(w, PRODUCT)[0]} * {self._operand(a, PRODUCT)[0]} + " + (
                 f"(1 - {self._operand(w, PRODUCT)[0]}) * {self._operand(b, PRODUCT)[0]}"
             ), SUM
+        if op == "lerp":
+            a, b, w = (self._operand(s, least)[0] for s, least in zip(inputs, (SUM, SUM, PRODUCT), strict=True))
+            return f"{a} + {w} * ({b} - {a})", SUM
         if op == "neg":
             return f"-{self._operand(inputs[0], PRODUCT)[0]}", SUM
         if is_repeated(t) or op == "stop_gradient":

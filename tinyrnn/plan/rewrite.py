@@ -6,7 +6,7 @@
 1. `canonical`   sums are laid flat and put in one order (sums.py)
 2. `merge_products`   products with the same left side become one product with the weights side by side
 3. `merge_elementwise`   the same op on neighbouring columns becomes one op on all of them
-4. `fuse_multiply_add`   a * b + c becomes one op, and so does w * a + (1 - w) * b
+4. `fuse_multiply_add`   a * b + c becomes one op, and so do w * a + (1 - w) * b and a + w * (b - a)
 
 Each takes a Step and returns a Step on the same leaves. They work on the reverse of a step as well as on the step.
 """
@@ -21,7 +21,7 @@ import numpy as np
 
 from tinyrnn._core import tape
 from tinyrnn._core.tape import Tensor
-from tinyrnn.ops import add, broadcast_to, concat, fma, mix, mul, neg, square, sub
+from tinyrnn.ops import add, broadcast_to, concat, fma, lerp, mix, mul, neg, square, sub
 from tinyrnn.plan.columns import OPS, SUMS, as_columns, column_range, columns, join
 from tinyrnn.plan.step import (
     PARAMETER,
@@ -281,18 +281,30 @@ def fuse_multiply_add(step: Step) -> Step:
     known: dict[Tensor, Tensor] = {}
 
     def fused(t: Tensor) -> Tensor | None:
-        """The sum t with the product of elements in it, if nobody else reads that one."""
+        """The sum, or difference, t with the product of elements in it, if nobody else reads that one."""
         products = [m.op is mul and len(readers[m]) == 1 and m.shape == t.shape and is_rowed(m) for m in t.inputs]
-        if all(products) and (parts := _mixed(*t.inputs)):
+        if t.op is add and all(products) and (parts := _mixed(*t.inputs)):
             return mix(*(known[s] for s in parts))
-        for k in (1, 0):
+        for k in (1, 0) if t.op is add else (1,):
             m, other = t.inputs[k], t.inputs[1 - k]
-            if products[k] and (k == 1 or other.op is not OPS["matmul"]):  # else the product adds itself to m
+            if products[k] and (parts := moved(t, m, other)):
+                return lerp(*(known[s] for s in parts))
+            # A product that comes last adds itself to m, and columns of a wider one are added to the same bits.
+            if products[k] and t.op is add and (k == 1 or as_columns(other)[0].op is not OPS["matmul"]):
                 return fma(known[m.inputs[0]], known[m.inputs[1]], known[other])
         return None
 
+    def moved(t: Tensor, m: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """(a, b, w) if the sum t of a and m is a + w * (b - a), or a - w * (a - b), and nobody else reads b - a."""
+        for w, d in (m.inputs, m.inputs[::-1]):
+            if d.op is sub and readers[d] == [m] and d.shape == t.shape == a.shape:
+                b, start = d.inputs if t.op is add else d.inputs[::-1]
+                if start is a and b.shape == t.shape:
+                    return a, b, w
+        return None
+
     for t in nodes:
-        new = fused(t) if t.op is add and is_rowed(t) else None
+        new = fused(t) if t.op in (add, sub) and is_rowed(t) else None
         known[t] = _again(t, known) if new is None else named(new, t)
     return step.with_results([known[r] for r in step.results])
 

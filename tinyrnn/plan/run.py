@@ -23,7 +23,7 @@ from tinyrnn._core.tape import Frame, Op, Tape, Tensor, abstract
 from tinyrnn.autograd import recording
 from tinyrnn.ops import add, broadcast_to, exp, relu, sigmoid, split, sqrt, tanh
 from tinyrnn.plan.columns import OPS, SUMS
-from tinyrnn.plan.frontier import VIEWS, frontier_of, is_sum, made_inside, source_of
+from tinyrnn.plan.frontier import VIEWS, frontier_of, is_product, is_sum, made_inside, source_of
 from tinyrnn.plan.kept import choose_kept, side_by_side
 from tinyrnn.plan.layout import Layout
 from tinyrnn.plan.lower import Program, lower
@@ -32,6 +32,7 @@ from tinyrnn.plan.step import (
     STATE,
     Script,
     Step,
+    consumers,
     is_repeated,
     is_rowed,
     levels,
@@ -47,8 +48,9 @@ Array = NDArray[Any]
 class Plan:
     """A step, rewritten and cut into what comes before the loop, the loop, and what comes behind it.
 
-    hoists: whether products that need no state are done before the loop, for all steps at once; else, but for those
-    that are wanted for whole sequences anyway, the loop does them, on rows at hand. Results have the same bits.
+    hoists: whether products that need no state are done before the loop, for all steps at once; else those of inputs,
+    but for what is wanted for whole sequences anyway, are done in the loop, on rows at hand. Results have the same
+    bits, and so have gradients, but for those of inputs if `reads_inputs_twice`.
     ending: inputs that may be written over, if a run says so (see `run`).
 
     recorded, step      the step as it was recorded, and rewritten
@@ -99,6 +101,7 @@ class Plan:
             ),
             self._read_inside(lambda t: t.op in FRESH),
             self._read_inside(lambda t: t in ending),
+            {known[t] for t in self.hoisted if is_product(source_of(t))},
             hoists,
         )
         self.records = tuple(k in (*self.read_before, *self.read_after) for k in range(len(step.states)))
@@ -185,6 +188,19 @@ class Plan:
             self._slots_on[device] = [None if t is None else tape.wrap(t._array, like) for t in self._slots]
         return self._slots_on[device]
 
+    @cached_property
+    def reads_inputs_twice(self) -> bool:
+        """Whether an input that is multiplied is read elsewhere, too. Its gradient is a sum then, which a loop that
+        does the product adds up in another order than the tape does where that is hoisted.
+        """
+        readers = consumers(self.step.results, topological(self.step.results))
+
+        def who(t: Tensor) -> list[Tensor | None]:
+            return [q for r in readers.get(t, ()) for q in (who(r) if r is not None and r.op in VIEWS else [r])]
+
+        found = [who(x) for x in self.step.seqs]
+        return any(len(rs) > 1 and any(r is not None and r.op is OPS["matmul"] for r in rs) for rs in found)
+
     def _read_inside(self, fits: Callable[[Tensor], bool]) -> list[bool]:
         """Which hoisted values fit and are read by the loop alone."""
         outside = topological((*self.hoisted, *self.weights, *self.step.emits, *self.step.totals), self._made)
@@ -224,11 +240,13 @@ class Body:
 
     step.emits: values wanted as sequences; step.totals: values whose sums over all steps are wanted.
     spare: which seqs nobody else reads, so that the loop may use their memory; ending: which, if a run says so.
-    hoists: as its reverse shall.
+    products: the seqs that a loop might make itself. hoists: as its reverse shall.
     """
 
-    def __init__(self, step: Step, spare: Sequence[bool], ending: Sequence[bool], hoists: bool) -> None:
-        self.step, self.spare, self.ending, self.hoists = step, spare, ending, hoists
+    def __init__(
+        self, step: Step, spare: Sequence[bool], ending: Sequence[bool], products: set[Tensor], hoists: bool
+    ) -> None:
+        self.step, self.spare, self.ending, self.products, self.hoists = step, spare, ending, products, hoists
         self.everywhere = (True,) * len(step.states)
         self.widths = [width(s) for s in step.states]
         self.programs: dict[Any, Program] = {}
@@ -248,7 +266,7 @@ class Body:
     def kept(self) -> list[Tensor]:
         """What the loop keeps for its reverse, beside inputs and states: enough for any gradient of any result."""
         with recording():
-            return side_by_side(self.step, choose_kept(self.step, self._gradients))
+            return side_by_side(self.step, choose_kept(self.step, self._gradients, self.products))
 
     @cached_property
     def emits_and_kept(self) -> tuple[Tensor, ...]:
@@ -280,6 +298,20 @@ class Body:
         step = self.step
         there = {*step.seqs, *step.states, *step.nexts, *step.emits, *self.one_by_one(self.kept)}
         return {*topological(self._gradients, there)} & there
+
+    @cached_property
+    def held(self) -> tuple[Tensor, ...]:
+        """What is read behind the loop where a reverse may follow: results and kept values, but of inputs, and of
+        products that are kept, only the columns that the reverse reads. Sums may take the place of the others.
+        """
+        step = self.step
+        products = {t for t in self.kept if t.op is OPS["matmul"] and t not in step.emits}
+        there = {*step.states, *step.nexts, *step.emits, *self.one_by_one(self.kept)}
+        again = (t for t in topological(self._gradients, there) if t not in there and t.op not in VIEWS)
+        read = {s for t in again for s in t.inputs or ()}.union(self._gradients)
+        sources = products.union(step.seqs)
+        columns = sorted((t for t in read if source_of(t) in sources), key=lambda t: t.order)
+        return tuple(dict.fromkeys((*step.emits, *(t for t in self.kept if t not in products), *columns)))
 
     def reversed_on_shapes(
         self, states_arrive: Sequence[bool], values: Sequence[Tensor], wanted: Sequence[bool]
@@ -315,9 +347,10 @@ class Body:
         key = (record, keep, chained, ends)
         found = self.programs.get(key)
         if found is None:
-            later = self.kept if self._sums_in_blocks else ()
+            learns = len(keep) > len(self.step.emits)
+            held = self.held if learns or self._sums_in_blocks else keep
             ending = self.ending if ends else ()
-            found = self.programs[key] = lower(self.step, keep, record, self.spare, chained, later, ending)
+            found = self.programs[key] = lower(self.step, keep, record, held, self.spare, chained, ending)
         return found
 
     def frame(

@@ -97,7 +97,8 @@ def _products(a: Tensor, w: Tensor, level: dict[Tensor, int]) -> list[Tensor]:
     What is joined from values of this step, like the gradients of gates, is better multiplied in one piece.
     """
     joins = a.op is OPS["concat"] and a.attrs[0] == 1 and w.ndim == 2 == a.ndim
-    if not joins or (all(p.op is not None for p in a.inputs) and len({_level_of(p, level) for p in a.inputs}) == 1):
+    made = joins and all(p.op is not None for p in a.inputs)
+    if not joins or (made and len({_level_of(p, level) for p in a.inputs if not _is_zeros(p)}) == 1):
         return [tape.apply(OPS["matmul"], (a, w), ())]
     at, found = 0, []
     for part in a.inputs:

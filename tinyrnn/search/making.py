@@ -104,7 +104,10 @@ class _Maker:
         return found[self.choose(1 + self.choose(len(found)))] if found else None
 
     def grow(self) -> None:
-        """Add a node to a value, of a kind that fits it."""
+        """Add a node to a value, of a kind that fits it; or what a gate begins with."""
+        if self.choose(4) == 3:
+            self.begin_gate(1 + self.choose(3))
+            return
         first = self.pick(lambda v: True)
         assert first is not None
         kinds = [name for name in self.kinds if self.fits(KINDS[name], [first])]
@@ -175,6 +178,14 @@ class _Maker:
         if not self.fits(KINDS["product"], [value]):
             value = self.add("tanh", [value])
         return self.add("product", [value], (self.numbered("W", self.widths[value], units), units))
+
+    def begin_gate(self, units: int) -> None:
+        """Add the product of an input, mostly that of a state to it, and a bias: a cell has several side by side."""
+        value = self.product(self.choose(self.inputs), units)
+        if self.choose(4):
+            value = self.add("add", [value, self.product(self.inputs + self.choose(len(self.states)), units)])
+        if self.choose(2):
+            self.add("bias", [value], (self.numbered("b", self.widths[value]),))
 
     def next_state(self, units: int, to_come: int) -> int:
         """A value of this width, with what nothing reads brought into it where there is room for more nodes.
