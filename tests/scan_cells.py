@@ -183,6 +183,12 @@ def one_column(p, x, h):
     return tr.tanh(h @ p.W + x.mean(axis=1, keepdims=True) * p.u)
 
 
+@odd("W:I,1 U:3,1 V:1,3", "h c", (1, 3))
+def a_narrow_state_beside_a_wide_one(p, x, h, c):
+    h = tr.tanh(x @ p.W + c @ p.U)
+    return h, tr.tanh(h @ p.V + (1 - c) * c)
+
+
 @odd("W:I,H V:H,2 U:2,H", "h m", (H, 2), more=(1,))
 def masked(p, x, mask, h, m):
     h = mask * tr.tanh(x @ p.W + m @ p.U) + (1 - mask) * h

@@ -279,14 +279,15 @@ class Stages:
     def is_stored(self, action: Action, at: Location, served: Sequence[Action] = ()) -> bool:
         """Whether what an action writes there has to be in memory: it is wanted later, or read from elsewhere.
 
-        served: products that find their left side otherwise.
+        served: products that find their left side otherwise; what they add themselves to is in memory all the same.
         """
         if at[0] in self.persistent and self.last[at] is action:
             return True
         own = self.segment_of[action]
         for reader, reach in self.readers.get((action, at), ()):
             there = self.segment_of[reader]
-            if reach == CROSS and reader not in served:
+            adds_to_it = any(place == at for place, _ in reader.writes)
+            if reach == CROSS and (reader not in served or adds_to_it):
                 return True
             if reach == OWN and there is not own and not self.in_tile(action, reader):
                 return True
