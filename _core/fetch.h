@@ -127,7 +127,7 @@ template <class T> class Fetch {
     void find_uses(const Loop<T> &loop, double *work) {
         double done = 0;
         for (const Instruction *i = loop.program; i < loop.program + loop.instructions; ++i) {
-            for (const int32_t number : {i->dst, i->a, i->b, i->c}) touch(loop, loop.buffers[number]);
+            for (const int32_t number : {i->dst, i->a, i->b, i->c, i->pair ? i->d : i->a}) touch(loop, loop.buffers[number]);
             if (i->kind != PRODUCT) continue;
             if (products == most_products) return;
             work[products++] = done += double(i->inner) * i->width;

@@ -6,6 +6,7 @@
 
 #include "kernels.h"
 #include "loops.h"
+#include "pairs.h"
 #include "scan.h"
 #include "updates.h"
 
@@ -19,6 +20,7 @@ namespace TR_ISA {
 
 #define TR_MAP(name, arity) map<op::name, arity, T>,
 #define TR_MAP_ROWS(name, arity) map_rows<op::name, arity, T>,
+#define TR_PAIR(first, n, second, m, place, spread) pair_rows<Pair<op::first, n, op::second, m, place>, spread, T>,
 
 template <class T> ptrdiff_t scratch_of(const void *loop, ptrdiff_t rows) {
     return scratch_size(*static_cast<const Loop<T> *>(loop), rows);
@@ -30,6 +32,7 @@ template <class T, class Table, class Side> constexpr Table table() {
     return {
         {TR_POINTWISE(TR_MAP)},
         {TR_POINTWISE(TR_MAP_ROWS)},
+        {TR_PAIRS(TR_PAIR)},
         reduce<Add, T>,
         reduce<Max, T>,
         sum_squares<T>,

@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "pointwise.h" /* op codes; in C the list and the codes alone */
+#include "pairs.h"     /* likewise */
 
 #ifdef __cplusplus
 extern "C" {
@@ -19,6 +20,7 @@ extern "C" {
  *            of the inputs, but must not overlap one otherwise.
  * map_rows   the same for `rows` rows of `width`: row r of operand k begins at in[k] + r * lds[k], of the result at
  *            out + r * ld. Bit k of `spread`: operand k has one element a row, which meets every column; never all.
+ * pairs      the same for the ops of pairs.h, each with its own spread.
  * sum, amax  out (outer, inner) = reduction of in (outer, n, inner) over its middle axis, whose elements lie `stride`
  *            apart: inner if the array has no gaps, and where inner is 1. An
  *            output's order of additions depends on n, and whether inner is 1, alone. amax of NaN
@@ -36,6 +38,8 @@ extern "C" {
         void (*map[TR_N_POINTWISE])(T *out, const T *a, const T *b, const T *c, ptrdiff_t n);    \
         void (*map_rows[TR_N_POINTWISE])(T *out, ptrdiff_t ld, const T *const *in, const ptrdiff_t *lds, \
                                          int spread, ptrdiff_t rows, ptrdiff_t width);           \
+        void (*pairs[TR_N_PAIRS])(T *out, ptrdiff_t ld, const T *const *in, const ptrdiff_t *lds,  \
+                                  ptrdiff_t rows, ptrdiff_t width);                              \
         void (*sum)(T *out, const T *in, ptrdiff_t outer, ptrdiff_t n, ptrdiff_t inner, ptrdiff_t stride);  \
         void (*amax)(T *out, const T *in, ptrdiff_t outer, ptrdiff_t n, ptrdiff_t inner, ptrdiff_t stride); \
         void (*sum_squares)(T *out, const T *in, ptrdiff_t outer, ptrdiff_t n, ptrdiff_t, ptrdiff_t);       \

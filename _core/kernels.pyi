@@ -14,6 +14,7 @@ BIAS: Final[int]
 SUM_STEPS: Final[int]
 KINDS: Final[dict[str, int]]
 INSTRUCTION_FIELDS: Final[tuple[str, ...]]
+PAIRS: Final[dict[tuple[str, str, int, int], int]]
 isa: Final[str]
 
 @disjoint_base

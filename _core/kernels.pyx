@@ -21,6 +21,12 @@ import numpy as np
 cnp.import_array()
 
 cdef extern from "kernels.h":
+    int TR_N_PAIRS
+    ctypedef struct PairOfOps "tr_Pair":
+        const char *first
+        const char *second
+        int place, spread
+    const PairOfOps tr_pairs[]
     int TR_N_POINTWISE
     ctypedef struct PointwiseOp "tr_PointwiseOp":
         const char *name
@@ -774,7 +780,10 @@ SUM_STEPS = sum_steps
 KINDS = {"map": 0, "product": 1, "copy": 2, "sum": 3, "max": 4, "gather": 5, "scatter_add": 6}
 ONTO, BIAS = 1, 2
 INSTRUCTION_FIELDS = ("kind", "code", "width", "inner", "n", "add", "index", "spread", "dst", "dst_at", "a", "a_at",
-                      "b", "b_at", "c", "c_at")
+                      "b", "b_at", "c", "c_at", "d", "d_at", "pair")
+# (first op, second op, which of its operands the first makes, what is spread) -> number
+PAIRS = {(tr_pairs[i].first.decode(), tr_pairs[i].second.decode(), tr_pairs[i].place, tr_pairs[i].spread): i
+         for i in range(TR_N_PAIRS)}
 
 
 cdef bint _is_of(cnp.ndarray array, int kind):
@@ -784,7 +793,7 @@ cdef bint _is_of(cnp.ndarray array, int kind):
 cdef class Loop:
     """A program (program.h), checked.
 
-    code     (instructions, 16) int32, the fields of INSTRUCTION_FIELDS; index (n,) int32
+    code     (instructions, 19) int32, the fields of INSTRUCTION_FIELDS; index (n,) int32
     places   (buffers, 2) int64: each buffer's place (program.h) and columns
     """
 

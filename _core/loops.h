@@ -16,42 +16,43 @@ namespace TR_ISA {
 
 /* ---- maps ----------------------------------------------------------------------------------- */
 
-/* P::count neighbours; bit k of `spread`: operand k is one element, which meets all of them. */
-template <class Op, int arity, int spread, class P, class T> TR_FN P map_pack(const T *a, const T *b, const T *c) {
-    const auto take = [](const T *p, bool is_one) { return is_one ? P(*p) : P::load(p); };
+/* P::count neighbours from where operand k is, at(k); bit k of `spread`: it is one element, which meets all of them. */
+template <class Op, int arity, int spread, class P, class At> TR_FN P map_pack(const At &at) {
+    const auto take = [&](int k) { return spread >> k & 1 ? P(*at(k)) : P::load(at(k)); };
     if constexpr (arity == 1)
-        return Op::f(take(a, spread & 1));
+        return Op::f(take(0));
     else if constexpr (arity == 2)
-        return Op::f(take(a, spread & 1), take(b, spread & 2));
+        return Op::f(take(0), take(1));
+    else if constexpr (arity == 3)
+        return Op::f(take(0), take(1), take(2));
     else
-        return Op::f(take(a, spread & 1), take(b, spread & 2), take(c, spread & 4));
+        return Op::f(take(0), take(1), take(2), take(3));
 }
 
 /* n neighbours. `out` may be one of the operands. */
-template <class Op, int arity, int spread, class T>
-TR_FN void map_row(T *out, const T *a, const T *b, const T *c, ptrdiff_t n) {
+template <class Op, int arity, int spread, class T> TR_FN void map_row(T *out, const T *const *in, ptrdiff_t n) {
     typedef Pack<T, 1> Small;
     typedef Pack<T, 2> Large;
-    /* What is spread is read before anything is written. */
-    const T ones[] = {spread & 1 ? *a : T(), spread & 2 ? *b : T(), spread & 4 ? *c : T()};
+    const T *p[arity];
+    T ones[arity]; /* What is spread is read before anything is written. */
+    for (int k = 0; k < arity; k++) p[k] = in[k], ones[k] = spread >> k & 1 ? *p[k] : T();
     ptrdiff_t i = 0;
-    const auto at = [&](const T *p, int k) { return spread >> k & 1 ? ones + k : p + i; };
-    for (; i + Large::count <= n; i += Large::count)
-        map_pack<Op, arity, spread, Large>(at(a, 0), at(b, 1), at(c, 2)).store(out + i);
+    const auto at = [&](int k) { return spread >> k & 1 ? ones + k : p[k] + i; };
+    for (; i + Large::count <= n; i += Large::count) map_pack<Op, arity, spread, Large>(at).store(out + i);
     if (i + Small::count <= n) {
-        map_pack<Op, arity, spread, Small>(at(a, 0), at(b, 1), at(c, 2)).store(out + i);
+        map_pack<Op, arity, spread, Small>(at).store(out + i);
         i += Small::count;
     }
     if (i == n) return;
-    T aside[4][Small::count] = {}; /* the last ones, among zeros */
-    const T *const in[] = {a, b, c};
-    for (int k = 0; k < arity; k++) memcpy(aside[k], at(in[k], k), (spread >> k & 1 ? 1 : n - i) * sizeof(T));
-    map_pack<Op, arity, spread, Small>(aside[0], aside[1], aside[2]).store(aside[3]);
-    memcpy(out + i, aside[3], (n - i) * sizeof(T));
+    T aside[arity + 1][Small::count] = {}; /* the last ones, among zeros */
+    for (int k = 0; k < arity; k++) memcpy(aside[k], at(k), (spread >> k & 1 ? 1 : n - i) * sizeof(T));
+    map_pack<Op, arity, spread, Small>([&](int k) { return aside[k]; }).store(aside[arity]);
+    memcpy(out + i, aside[arity], (n - i) * sizeof(T));
 }
 
 template <class Op, int arity, class T> void map(T *out, const T *a, const T *b, const T *c, ptrdiff_t n) {
-    map_row<Op, arity, 0>(out, a, b, c, n);
+    const T *const in[] = {a, b, c};
+    map_row<Op, arity, 0>(out, in, n);
 }
 
 /* Rows of `width` elements, ld apart; bit k of `spread`: operand k has one element a row, which meets every column. */
@@ -62,10 +63,12 @@ void map_rows(T *out, ptrdiff_t ld, const T *const *in, const ptrdiff_t *lds, in
         if constexpr (spread > 0) map_rows<Op, arity, T, spread - 1>(out, ld, in, lds, spreads, rows, width);
         return;
     }
-    const T *a = in[0], *b = in[arity > 1 ? 1 : 0], *c = in[arity > 2 ? 2 : 0];
-    const ptrdiff_t la = lds[0], lb = lds[arity > 1 ? 1 : 0], lc = lds[arity > 2 ? 2 : 0];
-    for (ptrdiff_t r = 0; r < rows; r++, out += ld, a += la, b += lb, c += lc)
-        map_row<Op, arity, spread>(out, a, b, c, width);
+    const T *at[arity];
+    for (int k = 0; k < arity; k++) at[k] = in[k];
+    for (ptrdiff_t r = 0; r < rows; r++, out += ld) {
+        map_row<Op, arity, spread>(out, at, width);
+        for (int k = 0; k < arity; k++) at[k] += lds[k];
+    }
 }
 
 /* ---- reductions ------------------------------------------------------------------------------ */

@@ -41,8 +41,9 @@ constexpr ptrdiff_t sum_steps = 16;
 enum Kind : int32_t { MAP, PRODUCT, COPY, SUM, MAXIMUM, GATHER, SCATTER_ADD };
 enum Add : int32_t { ONTO = 1, BIAS = 2 };
 
-// dst = op(a, b, c), each at a buffer and a column.
+// dst = op(a, b, c, d), each at a buffer and a column.
 //   MAP          the elementwise op `code` over `width` columns; bit k of `spread`: its operand k is one column, for all
+//                pair > 0: the ops number pair - 1 of pairs.h instead, of a, b, c, d as far as they have operands
 //   PRODUCT      dst (width columns) = a (inner columns) @ weight `code`; `add`: ONTO adds it to dst, BIAS then the row b
 //   COPY         dst = a
 //   SUM, MAXIMUM dst = reduction over the middle axis of a row seen as (outer, n, inner); width = outer * inner
@@ -50,7 +51,7 @@ enum Add : int32_t { ONTO = 1, BIAS = 2 };
 //   GATHER       dst[j] = a[index[j]], j < width;  SCATTER_ADD  dst[0..inner) = 0, then dst[index[j]] += a[j]
 struct Instruction {
     int32_t kind, code, width, inner, n, add, index, spread;
-    int32_t dst, dst_at, a, a_at, b, b_at, c, c_at;
+    int32_t dst, dst_at, a, a_at, b, b_at, c, c_at, d, d_at, pair;
 };
 
 template <class T> struct Buffer {

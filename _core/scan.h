@@ -78,6 +78,13 @@ inline void step_rows(const Loop<T> &loop, const Table &table, const Instruction
     switch (i.kind) {
     case MAP: {
         const Operand<T> b = operand(i.b, i.b_at), c = operand(i.c, i.c_at);
+        if (i.pair) {
+            const Operand<T> d = operand(i.d, i.d_at);
+            const T *const in[] = {a.row(r0), b.row(r0), c.row(r0), d.row(r0)};
+            const ptrdiff_t lds[] = {a.ld, b.ld, c.ld, d.ld};
+            table.pairs[i.pair - 1](dst.row(r0), dst.ld, in, lds, r1 - r0, width);
+            break;
+        }
         // Rows without gaps are one stretch. (Operands beyond the arity repeat the first one.)
         if (!i.spread && (single || (dst.ld == width && a.ld == width && b.ld == width && c.ld == width))) {
             table.map[i.code](dst.row(r0), a.row(r0), b.row(r0), c.row(r0), (r1 - r0) * width);

@@ -6,6 +6,7 @@
     frontier  where the step is cut for that
     kept      what the loop keeps for its reverse
     lower     homes for the values of the body, and its instructions    Step -> Program
+    instructions    what these read and write; two in one pass on the CPU
     run       a plan over a sequence; the loop's reverse, again a Plan
 
 `plan_of` is the way in: it remembers one plan a cell. `made_of` does so for whatever else is made of a cell's step.

@@ -19,13 +19,12 @@ from tinyrnn._core.tape import Op, Tensor
 from tinyrnn.ops import add, fma, mul
 from tinyrnn.plan.columns import OPS
 from tinyrnn.plan.homes import Home, Homes
+from tinyrnn.plan.instructions import OPERANDS, SOURCES, columns_read, columns_written, overlap
 from tinyrnn.plan.program import BufferSpec, PlanError, Program
 from tinyrnn.plan.rewrite import is_only_summed
 from tinyrnn.plan.step import ROWS, Step, is_rowed, width
 
 __all__ = ["BufferSpec", "PlanError", "Program", "lower"]
-
-OPERANDS = ("dst", "a", "b", "c")
 
 
 def lower(
@@ -331,7 +330,7 @@ class _Lowering(Homes):
 
     def _starts(self, buffer: int) -> list[int]:
         """The columns of a buffer at which something is read."""
-        found = {i[f"{name}_at"] for i in self.program.instructions for name in OPERANDS[1:] if i[name] == buffer}
+        found = {i[f"{name}_at"] for i in self.program.instructions for name in SOURCES if i[name] == buffer}
         return sorted(found)
 
     def _may_take(self, kept: int, buffer: int, at: int) -> bool:
@@ -342,14 +341,14 @@ class _Lowering(Homes):
             return False
         gone: list[range] = []  # columns of the sequence that are written over
         for i in self.program.instructions:
-            reads = _reads(i, buffer)
-            if any(_overlap(a, b) for a in reads for b in gone):
+            reads = columns_read(i, buffer)
+            if any(overlap(a, b) for a in reads for b in gone):
                 return False
             if i["dst"] == kept:
-                start = at + i["dst_at"]
-                columns = range(start, start + _columns_written(i))
+                written = columns_written(i)
+                columns = range(at + written.start, at + written.stop)
                 exact = i["kind"] in (kernels.KINDS["map"], kernels.KINDS["copy"])
-                if any(_overlap(a, columns) and not (exact and a == columns) for a in reads):
+                if any(overlap(a, columns) and not (exact and a == columns) for a in reads):
                     return False
                 gone.append(columns)
         return True
@@ -385,53 +384,3 @@ class _Lowering(Homes):
         for b, seen in groups.items():
             if len(seen) == 1 and min(seen) >= 0:
                 self.program.buffers[b].place = "tile"
-        self._share_tiles()
-
-    def _share_tiles(self) -> None:
-        """Tiles of one width take turns where one is not needed any more, so that more rows of them fit the cache."""
-        last: dict[int, int] = {}
-        for k, i in enumerate(self.program.instructions):
-            for name in OPERANDS:
-                if self.program.buffers[i[name]].place == "tile":
-                    last[i[name]] = k
-        taken: dict[int, int] = {}
-        free: dict[int, list[int]] = {}
-        for k, i in enumerate(self.program.instructions):
-            ending = {i[name] for name in OPERANDS if last.get(i[name]) == k}
-            for name in OPERANDS:
-                b = i[name]
-                if b in last:
-                    if b not in taken:
-                        idle = free.get(self.program.buffers[b].columns)
-                        taken[b] = idle.pop() if idle else b
-                    i[name] = taken[b]
-            for b in ending:
-                free.setdefault(self.program.buffers[b].columns, []).append(taken[b])
-        for b in last.keys() - set(taken.values()):
-            self.program.buffers[b].columns = 0
-
-
-def _columns_written(i: dict[str, int]) -> int:
-    return i["inner"] if i["kind"] == kernels.KINDS["scatter_add"] else i["width"]
-
-
-def _reads(i: dict[str, int], buffer: int) -> list[range]:
-    """Which columns of a buffer an instruction reads."""
-    kinds, found = kernels.KINDS, []
-    for k, name in enumerate(OPERANDS[1:]):
-        if i[name] == buffer:
-            at, columns = i[f"{name}_at"], i["width"]
-            if i["kind"] == kinds["map"] and i["spread"] >> k & 1:
-                columns = 1
-            elif i["kind"] == kinds["product"]:
-                columns = i["inner"]
-            elif i["kind"] in (kinds["sum"], kinds["max"]):
-                columns *= i["n"]
-            elif i["kind"] == kinds["gather"]:
-                columns = 1 << 31  # any
-            found.append(range(at, at + columns))
-    return found
-
-
-def _overlap(a: range, b: range) -> bool:
-    return a.start < b.stop and b.start < a.stop

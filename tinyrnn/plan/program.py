@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tinyrnn._core import kernels
 from tinyrnn._core.tape import Tensor
+from tinyrnn.plan.instructions import paired, take_turns
 
 
 class PlanError(ValueError):
@@ -74,17 +75,6 @@ class Program:
         return [spec.source or ("none", 0) for spec in self.buffers]
 
     @cached_property
-    def places(self) -> NDArray[np.int64]:
-        """Each buffer's place, as program.h counts it, and columns."""
-        return np.array([(kernels.PLACES[spec.place], spec.columns) for spec in self.buffers], np.int64)
-
-    @cached_property
-    def code(self) -> NDArray[np.int32]:
-        """The instructions as `kernels.Loop` takes them."""
-        rows = [[i[f] for f in kernels.INSTRUCTION_FIELDS] for i in self.instructions]
-        return np.array(rows, np.int32).reshape(len(rows), len(kernels.INSTRUCTION_FIELDS))
-
-    @cached_property
     def columns(self) -> NDArray[np.int32]:
         """The index as an array."""
         return np.array(self.index, np.int32)
@@ -92,7 +82,13 @@ class Program:
     @cached_property
     def loop(self) -> kernels.Loop:
         """What runs the program on the CPU."""
-        return kernels.Loop(self.code, self.columns, self.places)
+        scratch = {k for k, spec in enumerate(self.buffers) if spec.place in ("scratch", "tile")}
+        instructions = paired(self.instructions, scratch)
+        idle = take_turns(instructions, {k: s.columns for k, s in enumerate(self.buffers) if s.place == "tile"})
+        places = [(kernels.PLACES[s.place], 0 if k in idle else s.columns) for k, s in enumerate(self.buffers)]
+        rows = [[i[f] for f in kernels.INSTRUCTION_FIELDS] for i in instructions]
+        code = np.array(rows, np.int32).reshape(len(rows), len(kernels.INSTRUCTION_FIELDS))
+        return kernels.Loop(code, self.columns, np.array(places, np.int64).reshape(len(places), 2))
 
     @cached_property
     def on_device(self) -> dict[object, object]:
