@@ -252,6 +252,19 @@ def an_input_twice(p, x, h):
     return tr.tanh(tr.tanh(tr.tanh(v @ p.Q) @ p.Q))
 
 
+@odd("U:H,H b:H d:H", "h c")
+def two_biases(p, x, h, c):
+    c = tr.sigmoid(h @ p.U + p.b + p.d)
+    return tr.tanh(c * tr.tanh(c)), c
+
+
+@odd("W:I,H U:H,H V:H,H q:H b:H")
+def a_sum_of_elements_that_grows(p, x, h):
+    """Made in a group, read there, and the place of a sum with a product behind that."""
+    u = (h @ p.U) * h + x @ p.W * p.q + p.b
+    return tr.tanh(u + (p.q * tr.tanh(u)) @ p.V)
+
+
 @odd("W:I,H V:I,H U:H,H Q:H,H R:H,H b:H d:H", "h c")
 def a_sum_that_grows(p, x, h, c):
     """Read first, then the place of a longer one, and another."""

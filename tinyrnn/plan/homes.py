@@ -163,7 +163,8 @@ class Homes:
         for t in self.nodes:
             self._join_sum(t)
         for t in self.nodes:
-            if t not in self.home and self._is_product(t) and (biased := self._with_bias(t)) is not None:
+            made = self._is_product(t) and t not in self.home and t not in self.biased.values()
+            if made and (biased := self._with_bias(t)) is not None:
                 self.biased[t] = biased
         for t in reversed(self.nodes):
             if self._is_product(t) and t.op is add:

@@ -28,8 +28,10 @@ def columns_written(i: Instruction) -> range:
 
 
 def columns_read(i: Instruction, buffer: int) -> list[range]:
-    """Which columns of a buffer an instruction reads, operand by operand."""
-    return [_columns(i, k) for k, name in enumerate(sources(i)) if i[name] == buffer]
+    """Which columns of a buffer an instruction reads, operand by operand; a product may read what it adds itself to."""
+    found = [_columns(i, k) for k, name in enumerate(sources(i)) if i[name] == buffer]
+    adds = i["kind"] == PRODUCT and i["add"] & kernels.ONTO and i["dst"] == buffer
+    return [*found, columns_written(i)] if adds else found
 
 
 def sources(i: Instruction) -> tuple[str, ...]:

@@ -180,12 +180,12 @@ class _Maker:
         return self.add("product", [value], (self.numbered("W", self.widths[value], units), units))
 
     def begin_gate(self, units: int) -> None:
-        """Add the product of an input, mostly that of a state to it, and a bias: a cell has several side by side."""
-        value = self.product(self.choose(self.inputs), units)
+        """Add the product of an input or state, mostly that of a state to it, and biases: a cell has several."""
+        value = self.product(self.choose(self.inputs + len(self.states)), units)
         if self.choose(4):
             value = self.add("add", [value, self.product(self.inputs + self.choose(len(self.states)), units)])
-        if self.choose(2):
-            self.add("bias", [value], (self.numbered("b", self.widths[value]),))
+        for _ in range(self.choose(3)):
+            value = self.add("bias", [value], (self.numbered("b", self.widths[value]),))
 
     def next_state(self, units: int, to_come: int) -> int:
         """A value of this width, with what nothing reads brought into it where there is room for more nodes.
