@@ -258,6 +258,13 @@ def two_biases(p, x, h, c):
     return tr.tanh(c * tr.tanh(c)), c
 
 
+@odd("W:I,70 U:70,70 V:70,70 b:70", sizes=(70,))
+def a_sum_with_a_product_of_itself(p, x, h):
+    """So wide that a product which wrote over its left side would read some of what it wrote."""
+    u = (h @ p.V) * h + x @ p.W + p.b
+    return tr.tanh(u + u @ p.U)
+
+
 @odd("W:I,H U:H,H V:H,H q:H b:H")
 def a_sum_of_elements_that_grows(p, x, h):
     """Made in a group, read there, and the place of a sum with a product behind that."""
