@@ -288,7 +288,7 @@ class Homes:
         return t
 
     def _is_last_reader(self, t: Tensor, product: Tensor, p: Tensor) -> bool:
-        """Whether all that reads p runs before that product, but for the sum t = p + product; it may not read p itself."""
+        """Whether all that reads p, but for the sum t = p + product, runs before the product, which may not read it."""
         others = [r for r in self.readers[p] if r is not t]
         before = set(topological(product.inputs)) if others else set()
         return all(r is not None and r in before and self._view(r) is None for r in others)
