@@ -240,7 +240,7 @@ def test_left_sides_rounded_where_they_are_made(cupy, name, storage):
 
 
 # A kept tanh in columns 15 to 24 of a sequence of 25, which a product reads: one unit in the last place apart.
-UNEQUAL = pytest.param(5, marks=pytest.mark.xfail(reason="rounds otherwise from shared memory; see issue 6", strict=False))
+UNEQUAL = pytest.param(5, marks=pytest.mark.xfail(reason="one unit in the last place", strict=False))
 
 
 @either_storage
