@@ -252,6 +252,11 @@ def an_input_twice(p, x, h):
     return tr.tanh(tr.tanh(tr.tanh(v @ p.Q) @ p.Q))
 
 
+@odd("W:I,H V:I,H", "h c")
+def two_products_of_inputs(p, x, h, c):
+    return x @ p.V, x @ p.W
+
+
 @odd("U:H,H b:H d:H", "h c")
 def two_biases(p, x, h, c):
     c = tr.sigmoid(h @ p.U + p.b + p.d)

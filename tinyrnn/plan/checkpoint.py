@@ -129,7 +129,7 @@ def _segment_vjp(
         own = [reshape(t, t.shape) if again else _leaf(t, want) for t, want in zip(inputs, wanted, strict=True)]
         params = own[n_seqs + n_states :]
         each = len(plan.step.params)
-        per_block = [params[k : k + each] for k in range(0, len(params), each)] or [[]] * -(-layout.steps // steps)
+        per_block = [params[k * each : (k + 1) * each] for k in range(-(-layout.steps // steps))]
         y, finals = _blocks(plan, own[:n_seqs], per_block, own[n_seqs : n_seqs + n_states], layout, steps)
     pairs = [(t, g) for t, g in zip((y, *finals), gs, strict=True) if g is not None and t.requires_grad]
     targets = [t for t, want in zip(own, wanted, strict=True) if want]

@@ -29,11 +29,13 @@ def choose_kept(step: Step, expressions: Sequence[Tensor], products: AbstractSet
     found = topological(expressions, rowed)
     read = {t for t in found if t in rowed}
     multiplied = {s for t in found if t.op in (OPS["matmul"], OPS["transpose"]) for s in t.inputs}
+    # Their maximum is found by comparing: computed again, in another order, none of them might equal it.
+    compared = {t.inputs[0] for t in own if t.op is OPS["max"]}
     held = {source_of(t) for t in found if source_of(t) in products}
     kept: dict[Tensor, None] = {}
 
     def is_cheap(t: Tensor) -> bool:
-        return t.op in CHEAP and (t.op in VIEWS or t not in multiplied)
+        return t.op in CHEAP and (t.op in VIEWS or (t not in multiplied and t not in compared))
 
     def keep(t: Tensor) -> None:
         t = source_of(t)

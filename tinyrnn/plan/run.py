@@ -211,7 +211,8 @@ class Plan:
     @property
     def _made(self) -> set[Tensor]:
         """What the loop makes for what is behind it."""
-        return {*self.step.states, *self.step.nexts, *self.read_values, *self.read_sums}.difference(self.hoisted)
+        afters = (self.step.nexts[k] for k in self.read_after)  # not those that are columns of what is hoisted
+        return {*self.step.states, *afters, *self.read_values, *self.read_sums}.difference(self.hoisted)
 
     @cached_property
     def dropped(self) -> list[Tensor]:
