@@ -179,6 +179,37 @@ def test_bits_of_a_row_do_not_depend_on_its_batch_when_products_sum_in_blocks(ma
     assert_rows_are_their_own(cell, case(cell, steps=3, rows=11), [[0], [10], list(range(7)), list(range(2, 11))])
 
 
+class SumOfProducts(tr.Cell):
+    """tanh of a sum of products of the input and of the state, and of other things."""
+
+    def __init__(self, preactivation, size, dtype):
+        super().__init__(size, size, dtype=dtype, rng=0)
+        self.preactivation, self.b = preactivation, self.param((size,))
+        self.W, self.V, self.U = (self.param((size, size)) for _ in range(3))
+
+    def step(self, x, h):
+        return tr.tanh(self.preactivation(self, x, h))
+
+
+@either_dtype
+@pytest.mark.parametrize(
+    "preactivation",
+    [
+        lambda p, x, h: p.b * (x @ p.W) + h @ p.U,
+        lambda p, x, h: 0.5 * (x @ p.W) + h @ p.U,
+        lambda p, x, h: x @ p.W + h @ p.U - x,
+        lambda p, x, h: x @ p.W + x + h @ p.U,
+        lambda p, x, h: x @ p.W + h @ p.U - x @ p.V,
+        lambda p, x, h: tr.sigmoid(x @ p.W) * h + (h * x) @ p.U + p.b,
+    ],
+    ids=["scaled", "halved", "less", "more", "two", "gated"],
+)
+def test_bits_of_sums_do_not_depend_on_who_makes_their_products(preactivation, dtype):
+    """Large products sum in blocks of 4 KB: where one adds itself to a value decides how that is rounded."""
+    cell = SumOfProducts(preactivation, {"float64": 515, "float32": 1030}[dtype], dtype)
+    assert_rows_are_their_own(cell, case(cell, steps=3, rows=9), [[0], list(range(7)), list(range(1, 9))])
+
+
 @some_cells
 def test_bits_are_the_same_from_run_to_run(name):
     cell = cell_of(name, "float32")

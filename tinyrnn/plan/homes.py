@@ -9,7 +9,7 @@ is added to a few partial sums where it is made.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import numpy as np
 
@@ -37,6 +37,7 @@ class Homes:
         held: Sequence[Tensor],
         spare: Sequence[bool],
         chained: bool,
+        products: Set[Tensor],
     ) -> None:
         self.body, self.keep = body, list(keep)
         self.program = Program()
@@ -51,7 +52,7 @@ class Homes:
         self.phase: dict[Tensor, int] = {}  # how many products a value waits for, one behind the other
         for t in self.nodes:
             before = max((self.phase[s] for s in t.inputs or () if s in self.phase), default=0)
-            self.phase[t] = before + (t.op is OPS["matmul"])
+            self.phase[t] = before + (t.op is OPS["matmul"] or t in products)
         level = levels(body)
         # Products of inputs, which a plan that hoists does ahead.
         self.early = {t: None for t in self.nodes if t.op is OPS["matmul"] and level[t] != STATE}

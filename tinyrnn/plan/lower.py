@@ -8,7 +8,7 @@ first-level cache.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from itertools import groupby
 
 import numpy as np
@@ -35,6 +35,7 @@ def lower(
     spare: Sequence[bool] = (),
     chained: bool = False,
     ending: Sequence[bool] = (),
+    products: Set[Tensor] = frozenset(),
 ) -> Program:
     """The program of a body. keep: the values wanted for the whole sequence; record_states: which states are, too.
 
@@ -43,10 +44,11 @@ def lower(
     spare: which input sequences nobody reads behind the loop but for what is held; their memory is used again.
     chained: a step finds the recorded states before it where the step before recorded them, as it can where every row
     runs at every step. ending: which further input sequences nobody reads any more; kept values take the place of what
-    they held.
+    they held. products: input sequences that are waited for as if the loop made them: where it does make them, what is
+    added to them is added in the same way then.
     """
     over = [seq for seq, ends in zip(body.seqs, ending, strict=False) if ends]
-    return _Lowering(body, keep, record_states, held, spare, chained, over).program
+    return _Lowering(body, keep, record_states, held, spare, chained, over, products).program
 
 
 class _Lowering(Homes):
@@ -59,8 +61,9 @@ class _Lowering(Homes):
         spare: Sequence[bool],
         chained: bool,
         ending: Sequence[Tensor],
+        products: Set[Tensor],
     ) -> None:
-        super().__init__(body, keep, record_states, held, spare, chained)
+        super().__init__(body, keep, record_states, held, spare, chained, products)
         self.ending = {*ending}
         self.squares = {t for t in self.nodes if t not in self.home and is_only_summed(t, self.readers)}
         self.weight_number: dict[Tensor, int] = {}

@@ -351,7 +351,8 @@ class Body:
             learns = len(keep) > len(self.step.emits)
             held = self.held if learns or self._sums_in_blocks else keep
             ending = self.ending if ends else ()
-            found = self.programs[key] = lower(self.step, keep, record, held, self.spare, chained, ending)
+            early = self.products if self._sums_in_blocks else frozenset()
+            found = self.programs[key] = lower(self.step, keep, record, held, self.spare, chained, ending, early)
         return found
 
     def frame(
