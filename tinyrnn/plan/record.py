@@ -53,6 +53,8 @@ def record(cell: Cell, widths: Sequence[int], probed: bool = False) -> Recording
 
     def check(t: Tensor) -> None:
         lines[t] = _place(sys._getframe(1))
+        if ROWS in t.shape:
+            tape.drop(t)  # parameters repeated for all rows: what is made of them shall not be computed for each
         if t.op is not None and t.inputs and _mixes_rows(t):
             shapes = " and ".join(str(s.shape) for s in t.inputs)
             if t.op.name == "getitem" and t.size == 1:
