@@ -45,7 +45,7 @@ constexpr int panel_width = tile_vectors * vector_bytes / int(sizeof(T));
 // blocks are faster (256 to 1024 gain 3-5 %), as each tile pays once a block for its start and its stores; shorter ones
 // would lose fewer bits.
 template <class T>
-constexpr index k_block = 4096 / sizeof(T);
+constexpr index k_block = sum_bytes / sizeof(T);
 constexpr index ahead = 16, far_ahead = 128;
 
 // gemm: so many rows of A stay in the second-level cache, so many columns of B in the third.

@@ -99,6 +99,7 @@ cdef extern from "program.h":
         AFTER "tr::AFTER"
         PARTIAL "tr::PARTIAL"
     Py_ssize_t sum_steps "tr::sum_steps"
+    Py_ssize_t sum_bytes "tr::sum_bytes"
     ctypedef struct BufferF32 "tr::Buffer<float>":
         float *base
         float *other
@@ -350,8 +351,9 @@ def reshape(cnp.ndarray x, tuple shape):
 
 
 def matrix(cnp.ndarray x, Py_ssize_t rows, Py_ssize_t columns):
-    """An array as a matrix whose rows lie in one piece each; a copy only if need be."""
-    if cnp.PyArray_NDIM(x) == 2 and cnp.PyArray_STRIDE(x, 1) == cnp.PyArray_ITEMSIZE(x):
+    """An array as a matrix whose rows lie in one piece each, one behind the other; a copy only if need be."""
+    cdef Py_ssize_t item = cnp.PyArray_ITEMSIZE(x)
+    if cnp.PyArray_NDIM(x) == 2 and cnp.PyArray_STRIDE(x, 1) == item and cnp.PyArray_STRIDE(x, 0) >= columns * item:
         return x
     return reshape(np.ascontiguousarray(x), (rows, columns))
 
@@ -777,6 +779,7 @@ def adam(list parameters, list gradients, means, squares, steps, double lr, doub
 PLACES = {"scratch": SCRATCH, "tile": TILE, "vector": VECTOR, "sequence": SEQUENCE, "before": BEFORE, "after": AFTER,
           "partial": PARTIAL}
 SUM_STEPS = sum_steps
+SUM_BYTES = sum_bytes
 KINDS = {"map": 0, "product": 1, "copy": 2, "sum": 3, "max": 4, "gather": 5, "scatter_add": 6}
 ONTO, BIAS = 1, 2
 INSTRUCTION_FIELDS = ("kind", "code", "width", "inner", "n", "add", "index", "spread", "dst", "dst_at", "a", "a_at",

@@ -38,6 +38,10 @@ template <class T> constexpr ptrdiff_t in_units(ptrdiff_t n, size_t unit) {
 // So many terms of a sum over steps are added in the loop's own precision; whoever reads the partial sums adds them up.
 constexpr ptrdiff_t sum_steps = 16;
 
+// So many bytes of a row a product multiplies and adds up before it stores or adds to what is there. Plans know it: one
+// of several such blocks would round otherwise where it adds itself to a value than where it is added.
+constexpr ptrdiff_t sum_bytes = 4096;
+
 enum Kind : int32_t { MAP, PRODUCT, COPY, SUM, MAXIMUM, GATHER, SCATTER_ADD };
 enum Add : int32_t { ONTO = 1, BIAS = 2 };
 

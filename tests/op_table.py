@@ -107,6 +107,7 @@ def scatter(g, shape, index):
 
 TARGETS = np.array([2, 0, 2, 1])
 ROWS = np.array([[3, 0], [3, 3]])
+DISTINCT = np.array([2, 0, 3])
 MASK = np.arange(12).reshape(3, 4) % 3 == 0
 
 # name, function of Tensors, function of float64 arrays, shapes
@@ -173,6 +174,8 @@ ROWS_OF_FUNCTIONS = [
     ("take-none", lambda x: tr.take(x, []), lambda x: x[:0], [(3, 4)]),
     ("take-high", lambda x: tr.take(x, ROWS), lambda x: x[ROWS], [(4, 2, 3)]),
     ("scatter_rows", lambda g: OPS["scatter_rows"](g, ROWS, (4, 3)), lambda g: scatter(g, (4, 3), ROWS), [(2, 2, 3)]),
+    ("pick_rows", lambda x: OPS["pick_rows"](x, DISTINCT), lambda x: x[DISTINCT], [(4, 3)]),
+    ("place_rows", lambda g: OPS["place_rows"](g, DISTINCT, (4, 3)), lambda g: scatter(g, (4, 3), DISTINCT), [(3, 3)]),
     ("to", lambda x: OPS["to"](x, "cpu"), np.copy, [(3, 4)]),
     ("softmax", tr.softmax, lambda x: softmax(x, -1), [(3, 4)]),
     ("softmax-axis", lambda x: tr.softmax(x, 1), lambda x: softmax(x, 1), [(2, 3, 4)]),

@@ -29,13 +29,17 @@ def cell_of(name, dtype="float64"):
 
 @dataclass(frozen=True)
 class Case:
-    """Inputs, initial states and the weights of the loss: plain arrays, so that each run makes leaves of its own."""
+    """Inputs, initial states and the weights of the loss: plain arrays, so that each run makes leaves of its own.
+
+    wanted: of which inputs and initial states, in this order, the gradient is; None: of all.
+    """
 
     xs: list
     state: list
     weights: list
     lengths: list | None = None
     reverse: bool = False
+    wanted: list | None = None
 
     def rows(self, which):
         """The case of some rows of the batch."""
@@ -66,11 +70,12 @@ def mixed(results, weights):
 def run(loop, cell, task, loss=mixed, order=1):
     """What a loop gives: [values, gradients, second-order gradients up to `order`], lists of arrays.
 
-    The gradients are by inputs, initial states and parameters that are not frozen; 0 where there is none.
+    The gradients are by wanted inputs and initial states and by parameters that are not frozen; 0 where there is none.
     """
-    leaves = [[tr.tensor(a, requires_grad=True) for a in arrays] for arrays in (task.xs, task.state)]
-    ys, final = loop(cell, tuple(leaves[0]), tuple(leaves[1]), lengths=task.lengths, reverse=task.reverse)
-    leaves = [*leaves[0], *leaves[1], *(p for p in cell.parameters() if p.requires_grad)]
+    given, n = [*task.xs, *task.state], len(task.xs)
+    given = [tr.tensor(a, requires_grad=w) for a, w in zip(given, task.wanted or [True] * len(given), strict=True)]
+    ys, final = loop(cell, tuple(given[:n]), tuple(given[n:]), lengths=task.lengths, reverse=task.reverse)
+    leaves = [t for t in (*given, *cell.parameters()) if t.requires_grad]
     found = [[y.data for y in (ys, *final)]]
     value = loss([ys, *final], task.weights)
     for k in range(order):
@@ -97,6 +102,19 @@ def assert_same_bits(found, expected):
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == b.dtype
         assert a.tobytes() == b.tobytes()
+
+
+def assert_rows_are_their_own(cell, task, splits):
+    """Values, and gradients of inputs and initial states, of some rows do not depend on the rows beside them."""
+    n = 1 + len(task.state)
+    whole = run(tr.scan, cell, task)
+    for which in splits:
+        part = run(tr.scan, cell, task.rows(which))
+        sequences = [0], range(len(task.xs))
+        rows = range(1, n), range(len(task.xs), len(task.xs) + n - 1)
+        for a, b, by_time, by_row in zip(whole[:2], part[:2], sequences, rows, strict=True):
+            assert_same_bits([b[k] for k in by_time], [np.ascontiguousarray(a[k][:, which]) for k in by_time])
+            assert_same_bits([b[k] for k in by_row], [np.ascontiguousarray(a[k][which]) for k in by_row])
 
 
 def check(cell, task, loss=mixed, order=1):

@@ -16,9 +16,9 @@ ODD = {}
 class OddCell(tr.Cell):
     """A step given as a function of the cell and the step's arguments."""
 
-    def __init__(self, step, shapes, states, sizes, **options):
+    def __init__(self, step, shapes, states, sizes, input_size=I, **options):
         self.taken, self.named, self.sizes = step, tuple(states), sizes or (H,) * len(states)
-        super().__init__(I, self.sizes[0], **options)
+        super().__init__(input_size, self.sizes[0], **options)
         for name, shape in shapes.items():
             setattr(self, name, self.param(shape))
 
@@ -171,6 +171,25 @@ def only_a_parameter(p, x, h, c):
 @odd("", sizes=(I,))
 def only_the_input(p, x, h):
     return x
+
+
+@odd("V:I,H W:I,H b:H", "h c")
+def a_product_of_inputs_alone(p, x, h, c):
+    """Nothing is done to the gradient of the second state's: it stands beside that of the sigmoid as it came."""
+    z = tr.sigmoid(x @ p.V)
+    return z * h + (1.0 - z) * z, x @ p.W + p.b
+
+
+@odd("V:I,H", "h")
+def no_gradient_but_for_one_column(p, x, h):
+    """The gradients of the other columns are -0, or 0 where a row is brought to its place by adding it to 0."""
+    return -tr.sigmoid(x @ p.V + h.max(axis=1, keepdims=True)) * tr.relu(-x.sum(axis=1, keepdims=True))
+
+
+@odd("b:I", sizes=(1,))
+def a_column_of_a_biased_constant(p, x, h):
+    """The gradient of b's gradient is one row, repeated for all: a column of it has no room between its rows."""
+    return tr.sigmoid(tr.tanh((tr.stop_gradient(x) + p.b)[:, 1:2]) * h)
 
 
 @odd("", sizes=(I,))

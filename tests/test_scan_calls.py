@@ -287,12 +287,18 @@ LAYOUTS = {
 }
 
 
+def one_column(p, x, h):
+    return tr.tanh(0.5 * h + x) + tr.sigmoid(x)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("name", ["LSTM", "the_input_inside", "three_inputs"])
+@pytest.mark.parametrize("name", ["LSTM", "the_input_inside", "three_inputs", "one column"])
 def test_arrays_of_any_layout(layout, name):
-    cell, view = cell_of(name), LAYOUTS[layout]
+    one = name == "one column"
+    cell = OddCell(one_column, {}, ("h",), (1,), 1, dtype="float64") if one else cell_of(name)
+    widths, view = (1,) if one else WIDTHS[name], LAYOUTS[layout]
     for steps in (4, 5):  # the two buffers of a state take turns
-        task = case(cell, WIDTHS[name], steps)
+        task = case(cell, widths, steps)
         odd = [[view(a) for a in arrays] for arrays in (task.xs, task.state)]
         plain = replace(task, xs=[a.copy() for a in odd[0]], state=[a.copy() for a in odd[1]])
         expected = run(tr.unroll, cell, plain)

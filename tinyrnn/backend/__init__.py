@@ -23,6 +23,7 @@ from tinyrnn.backend.cpu import (
     identity,
     matmul,
     max_over,
+    place_rows,
     reshape,
     scatter,
     scatter_rows,
@@ -34,8 +35,8 @@ from tinyrnn.backend.cpu import (
 
 __all__ = [
     "add_at", "add_product", "add_rows", "astype", "broadcast_to", "check_device", "clip", "concat", "cuda",
-    "from_dlpack", "getitem", "identity", "matmul", "max_over", "move", "move_towards", "of", "reshape", "scale",
-    "scatter", "scatter_rows", "sum_over", "sum_to", "sumsq", "take", "to_host", "transpose", "updates",
+    "from_dlpack", "getitem", "identity", "matmul", "max_over", "move", "move_towards", "of", "place_rows", "reshape",
+    "scale", "scatter", "scatter_rows", "sum_over", "sum_to", "sumsq", "take", "to_host", "transpose", "updates",
 ]  # fmt: skip
 
 

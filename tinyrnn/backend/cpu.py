@@ -141,6 +141,13 @@ def scatter_rows(g: Array, indices: Array, shape: tuple[int, ...]) -> Array:
     return buffer
 
 
+def place_rows(rows: Array, indices: Array, shape: tuple[int, ...]) -> Array:
+    """Zeros but for these rows, each of which is named once."""
+    buffer: Array = kernels.zeros(shape, rows.dtype)
+    buffer[indices] = rows
+    return buffer
+
+
 # -- the time loop -----------------------------------------------------------------------------------------------------
 
 empty = kernels.empty

@@ -283,9 +283,19 @@ TAKE = _take = Op(
     "take", 1, (lambda g, y, table, indices: _scatter_rows(g, indices, table.shape),),
     forward=backend.take, shape=_take_shape, accumulate=(backend.add_rows,),
 )  # fmt: skip
-SCATTER_ROWS = _scatter_rows = Op(
+_scatter_rows = Op(
     "scatter_rows", 1, (lambda u, y, g, indices, shape: _take(u, indices),),
     forward=backend.scatter_rows, shape=lambda g, indices, shape: shape,
+)  # fmt: skip
+
+# Rows of which none is named twice change their place: nothing is added to them, not even the 0 that makes 0 of -0.
+PICK_ROWS = Op(
+    "pick_rows", 1, (lambda g, y, x, indices: PLACE_ROWS(g, indices, x.shape),),
+    forward=backend.take, shape=_take_shape,
+)  # fmt: skip
+PLACE_ROWS = Op(
+    "place_rows", 1, (lambda u, y, g, indices, shape: PICK_ROWS(u, indices),),
+    forward=backend.place_rows, shape=lambda g, indices, shape: shape,
 )  # fmt: skip
 
 
@@ -444,6 +454,6 @@ def stop_gradient(x: Value) -> Tensor:
 
 
 RECORDS: list[Op] = [
-    _reshape, _transpose, _broadcast_to, _sum_to, _concat, _getitem, _scatter, _take, _scatter_rows, _matmul, _sum,
-    _max, _astype, _to, _stop_gradient,
+    _reshape, _transpose, _broadcast_to, _sum_to, _concat, _getitem, _scatter, _take, _scatter_rows, PICK_ROWS,
+    PLACE_ROWS, _matmul, _sum, _max, _astype, _to, _stop_gradient,
 ]  # fmt: skip

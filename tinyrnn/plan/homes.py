@@ -9,10 +9,11 @@ is added to a few partial sums where it is made.
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 
 import numpy as np
 
+from tinyrnn._core import kernels
 from tinyrnn._core.tape import Tensor
 from tinyrnn.ops import add, fma
 from tinyrnn.plan.columns import OPS, column_range
@@ -26,6 +27,13 @@ Read = tuple[Tensor | None, int, int]  # by whom (None: by several, or behind th
 VIEWS = ("reshape", "stop_gradient")
 
 
+def adds_up_at_once(t: Tensor) -> bool:
+    """Whether t is a product that adds up a whole row before it stores it, so that it may add it to a value instead:
+    bits do not depend on whether it does. (One of several blocks would add each to the value by itself.)
+    """
+    return t.op is OPS["matmul"] and t.inputs[1].shape[0] * t.dtype.itemsize <= kernels.SUM_BYTES
+
+
 class Homes:
     """Where the values of a body live: for each a buffer of the program and a column in it."""
 
@@ -37,7 +45,6 @@ class Homes:
         held: Sequence[Tensor],
         spare: Sequence[bool],
         chained: bool,
-        products: Set[Tensor],
     ) -> None:
         self.body, self.keep = body, list(keep)
         self.program = Program()
@@ -52,7 +59,7 @@ class Homes:
         self.phase: dict[Tensor, int] = {}  # how many products a value waits for, one behind the other
         for t in self.nodes:
             before = max((self.phase[s] for s in t.inputs or () if s in self.phase), default=0)
-            self.phase[t] = before + (t.op is OPS["matmul"] or t in products)
+            self.phase[t] = before + (t.op is OPS["matmul"])
         level = levels(body)
         # Products of inputs, which a plan that hoists does ahead.
         self.early = {t: None for t in self.nodes if t.op is OPS["matmul"] and level[t] != STATE}
@@ -217,8 +224,7 @@ class Homes:
         """Use the columns of spare sequences: for sums that begin there, and for kept values.
 
         x + a @ w: the product adds itself to x. Once their reader has run, columns are free for kept values that wait
-        for that reader anyway. What is done to a sum must not depend on what is kept, as its rounding depends on it.
-        Nor may it depend on whether a product of inputs was hoisted: one that was not is used in the same way.
+        for that reader anyway. A product of inputs that was not hoisted is used in the same way.
         """
         for k, seq in enumerate(self.body.seqs):
             if self.spare[k : k + 1] == [True] and (reads := self._summands(seq)):
@@ -299,7 +305,7 @@ class Homes:
         if t is None or t.op is not add or t in self.body.nexts or not self._is_computed(t):
             return None
         for q, p in (t.inputs, t.inputs[::-1]):
-            alone = q.op is OPS["matmul"] and self._is_computed(q) and len(self.readers[q]) == 1
+            alone = adds_up_at_once(q) and self._is_computed(q) and len(self.readers[q]) == 1
             if alone and q not in self.early and p.shape == q.shape == t.shape:
                 return q
         return None
@@ -337,7 +343,7 @@ class Homes:
         if any(s in self.early for s in t.inputs):
             return  # what is added to those, `_use_again` has decided
         for p, q in (t.inputs, t.inputs[::-1]):
-            fits = q.op is OPS["matmul"] and len(self.readers[q]) == 1 and q not in self.home and self._is_computed(q)
+            fits = adds_up_at_once(q) and len(self.readers[q]) == 1 and q not in self.home and self._is_computed(q)
             there = self._is_computed(p) and self.phase[p] - self._is_product(p) < self.phase[q]
             if fits and there and p not in self.home and self._is_last_reader(t, q, p):
                 self.adds_into[q] = t

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tinyrnn._core.kernels import SUM_STEPS
 from tinyrnn._core.tape import Tensor
-from tinyrnn.ops.arrays import GETITEM, RESHAPE, SCATTER_ROWS, TAKE
+from tinyrnn.ops.arrays import GETITEM, PICK_ROWS, PLACE_ROWS, RESHAPE, TAKE
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +121,7 @@ class Layout:
 
     def before(self, states: Tensor) -> Tensor:
         """The states before every step, (rows, w)."""
-        return GETITEM(states, self.at_before) if self.uniform else TAKE(states, self._before)
+        return GETITEM(states, self.at_before) if self.uniform else PICK_ROWS(states, self._before)
 
     @cached_property
     def _before(self) -> NDArray[np.int64]:
@@ -160,22 +160,22 @@ class Batch:
     def pack(self, x: Tensor) -> Tensor:
         """(steps, rows, ..) -> (rows of all steps, ..)."""
         flat = RESHAPE(x, (self.steps * self.rows, *x.shape[2:]))
-        return flat if self.order is None else TAKE(flat, self.read)
+        return flat if self.order is None else PICK_ROWS(flat, self.read)
 
     def unpack(self, y: Tensor) -> Tensor:
         """(rows of all steps, ..) -> (steps, rows, ..), 0 where a row has ended."""
         if self.order is None:
             return RESHAPE(y, (self.steps, self.rows, *y.shape[1:]))
-        flat = SCATTER_ROWS(y, self.read, (self.steps * self.rows, *y.shape[1:]))
+        flat = PLACE_ROWS(y, self.read, (self.steps * self.rows, *y.shape[1:]))
         return RESHAPE(flat, (self.steps, self.rows, *y.shape[1:]))
 
     def sort(self, states: Sequence[Tensor]) -> Sequence[Tensor]:
         """States (rows, ..) in the plan's order."""
-        return states if self.order is None else [TAKE(s, self.order) for s in states]
+        return states if self.order is None else [PICK_ROWS(s, self.order) for s in states]
 
     def unsort(self, states: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """States in the caller's order."""
-        return tuple(states if self.order is None else [TAKE(s, self._place) for s in states])
+        return tuple(states if self.order is None else [PICK_ROWS(s, self._place) for s in states])
 
     @cached_property
     def _place(self) -> NDArray[np.int64]:

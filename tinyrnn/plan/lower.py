@@ -8,7 +8,7 @@ first-level cache.
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from itertools import groupby
 
 import numpy as np
@@ -35,20 +35,17 @@ def lower(
     spare: Sequence[bool] = (),
     chained: bool = False,
     ending: Sequence[bool] = (),
-    products: Set[Tensor] = frozenset(),
 ) -> Program:
     """The program of a body. keep: the values wanted for the whole sequence; record_states: which states are, too.
 
-    held: what is read behind the loop, of inputs and values, or columns of them; if another program of the body holds
-    more than this one, what it holds, so that sums are made in the way that suits both, to the same bits.
+    held: what is read behind the loop, of inputs and values, or columns of them.
     spare: which input sequences nobody reads behind the loop but for what is held; their memory is used again.
     chained: a step finds the recorded states before it where the step before recorded them, as it can where every row
     runs at every step. ending: which further input sequences nobody reads any more; kept values take the place of what
-    they held. products: input sequences that are waited for as if the loop made them: where it does make them, what is
-    added to them is added in the same way then.
+    they held.
     """
     over = [seq for seq, ends in zip(body.seqs, ending, strict=False) if ends]
-    return _Lowering(body, keep, record_states, held, spare, chained, over, products).program
+    return _Lowering(body, keep, record_states, held, spare, chained, over).program
 
 
 class _Lowering(Homes):
@@ -61,9 +58,8 @@ class _Lowering(Homes):
         spare: Sequence[bool],
         chained: bool,
         ending: Sequence[Tensor],
-        products: Set[Tensor],
     ) -> None:
-        super().__init__(body, keep, record_states, held, spare, chained, products)
+        super().__init__(body, keep, record_states, held, spare, chained)
         self.ending = {*ending}
         self.squares = {t for t in self.nodes if t not in self.home and is_only_summed(t, self.readers)}
         self.weight_number: dict[Tensor, int] = {}

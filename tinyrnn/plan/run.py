@@ -336,12 +336,6 @@ class Body:
                 g.name = f"d{t.name}"
         return (carried, arriving), found[: len(targets)]
 
-    @cached_property
-    def _sums_in_blocks(self) -> bool:
-        """Whether a product sums in blocks, so that adding itself to a value rounds otherwise than being added."""
-        step = self.step
-        return any(t.op is OPS["matmul"] and width(t.inputs[0]) > 512 for t in topological(step.results))
-
     def program(
         self, record: tuple[bool, ...], keep: tuple[Tensor, ...], chained: bool = True, ends: bool = False
     ) -> Program:
@@ -349,10 +343,9 @@ class Body:
         found = self.programs.get(key)
         if found is None:
             learns = len(keep) > len(self.step.emits)
-            held = self.held if learns or self._sums_in_blocks else keep
+            held = self.held if learns else keep
             ending = self.ending if ends else ()
-            early = self.products if self._sums_in_blocks else frozenset()
-            found = self.programs[key] = lower(self.step, keep, record, held, self.spare, chained, ending, early)
+            found = self.programs[key] = lower(self.step, keep, record, held, self.spare, chained, ending)
         return found
 
     def frame(

@@ -37,6 +37,8 @@ def canonical(step: Step) -> Step:
     new_level: dict[Tensor, int] = {}
     phase: dict[Tensor, int] = {}
     products: dict[Tensor, list[Tensor]] = {}  # of those that became a sum
+    # What is wanted for the whole sequence alone has the bits of the product of whole sequences.
+    whole = {*step.emits}.difference(step.nexts)
 
     def settle(old: Tensor, new: Tensor) -> None:
         known[old] = named(new, old)
@@ -72,7 +74,7 @@ def canonical(step: Step) -> Step:
             flat = [(sign, s) for sign, term in terms(t) for s in products.get(term, (term,))]
             settle(t, _sum(flat, new_level, phase, t.shape))
         elif t.op is OPS["matmul"] and level[t.inputs[1]] == PARAMETER:
-            made = _products(known[t.inputs[0]], known[t.inputs[1]], new_level)
+            made = _products(known[t.inputs[0]], known[t.inputs[1]], new_level, t in whole)
             settle(t, functools.reduce(add, made))
             if len(made) > 1:
                 products[known[t]] = made
@@ -91,14 +93,14 @@ def canonical(step: Step) -> Step:
     return step.with_results([known[r] for r in step.results])
 
 
-def _products(a: Tensor, w: Tensor, level: dict[Tensor, int]) -> list[Tensor]:
-    """a @ w, as products whose sum it is if a joins values that are there before, like [x, h].
+def _products(a: Tensor, w: Tensor, level: dict[Tensor, int], whole: bool = False) -> list[Tensor]:
+    """a @ w, as products whose sum it is if a joins values that are there before, like [x, h]; whole: even then as one.
 
     What is joined from values of this step, like the gradients of gates, is better multiplied in one piece.
     """
     joins = a.op is OPS["concat"] and a.attrs[0] == 1 and w.ndim == 2 == a.ndim
     made = joins and all(p.op is not None for p in a.inputs)
-    if not joins or (made and len({_level_of(p, level) for p in a.inputs if not _is_zeros(p)}) == 1):
+    if not joins or whole or (made and len({_level_of(p, level) for p in a.inputs if not _is_zeros(p)}) == 1):
         return [tape.apply(OPS["matmul"], (a, w), ())]
     at, found = 0, []
     for part in a.inputs:

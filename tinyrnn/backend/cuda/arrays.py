@@ -23,8 +23,8 @@ Axes = tuple[int, ...]
 Shape = tuple[int, ...]
 
 __all__ = [
-    "add_at", "add_product", "add_rows", "astype", "broadcast_to", "concat", "getitem", "matmul", "max_over", "reshape",
-    "scatter", "scatter_rows", "sum_over", "sum_to", "take", "transpose",
+    "add_at", "add_product", "add_rows", "astype", "broadcast_to", "concat", "getitem", "matmul", "max_over",
+    "place_rows", "reshape", "scatter", "scatter_rows", "sum_over", "sum_to", "take", "transpose",
 ]  # fmt: skip
 
 
@@ -139,6 +139,13 @@ def add_rows(buffer: Any, g: Any, indices: NDArray[np.int64]) -> None:
 def scatter_rows(g: Any, indices: NDArray[np.int64], shape: Shape) -> Any:
     buffer = cupy().zeros(shape, g.dtype)
     add_rows(buffer, g, indices)
+    return buffer
+
+
+def place_rows(rows: Any, indices: NDArray[np.int64], shape: Shape) -> Any:
+    buffer = cupy().zeros(shape, rows.dtype)
+    if rows.size:
+        buffer[cupy().asarray(indices)] = rows
     return buffer
 
 

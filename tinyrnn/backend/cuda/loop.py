@@ -42,8 +42,8 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
 
 
 def matrix(x: Any, rows: int, columns: int) -> Any:
-    """An array as a matrix whose rows lie in one piece each; a copy only if need be."""
-    if x.ndim != 2 or x.strides[1] != x.itemsize:
+    """An array as a matrix whose rows lie in one piece each, one behind the other; a copy only if need be."""
+    if x.ndim != 2 or x.strides[1] != x.itemsize or x.strides[0] < columns * x.itemsize:
         x = cupy().ascontiguousarray(x).reshape(rows, columns)
     return x
 
