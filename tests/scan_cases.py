@@ -73,17 +73,18 @@ def run(loop, cell, task, loss=mixed, order=1):
     The gradients are by wanted inputs and initial states and by parameters that are not frozen; 0 where there is none.
     """
     given, n = [*task.xs, *task.state], len(task.xs)
-    given = [tr.tensor(a, requires_grad=w) for a, w in zip(given, task.wanted or [True] * len(given), strict=True)]
+    wanted = task.wanted or [True] * len(given)
+    given = [tr.tensor(a, device=cell.device, requires_grad=w) for a, w in zip(given, wanted, strict=True)]
     ys, final = loop(cell, tuple(given[:n]), tuple(given[n:]), lengths=task.lengths, reverse=task.reverse)
     leaves = [t for t in (*given, *cell.parameters()) if t.requires_grad]
-    found = [[y.data for y in (ys, *final)]]
+    found = [[y.numpy() for y in (ys, *final)]]
     value = loss([ys, *final], task.weights)
     for k in range(order):
         if value.requires_grad:
             grads = tr.grad(value, leaves, create_graph=k + 1 < order, allow_unused=True)
         else:
             grads = [None] * len(leaves)
-        found.append([np.zeros(t.shape) if g is None else g.data for t, g in zip(leaves, grads, strict=True)])
+        found.append([np.zeros(t.shape) if g is None else g.numpy() for t, g in zip(leaves, grads, strict=True)])
         squares = [(g * g).sum() for g in grads if g is not None]
         value = functools.reduce(tr.add, squares, tr.tensor(0.0, dtype=cell.dtype))
     return found

@@ -23,6 +23,7 @@ from tinyrnn.plan.columns import OPS
 from tinyrnn.plan.costs import floats_moved, flops_of, instruction_flops, is_free, listing, runs_of
 from tinyrnn.plan.explanation import Centred, Explanation, Group, Kept, Merged, Pass, Product, Work
 from tinyrnn.plan.frontier import source_of
+from tinyrnn.plan.instructions import columns_of, columns_written, sources
 from tinyrnn.plan.notation import Notation, equations
 from tinyrnn.plan.program import BufferSpec, Program
 from tinyrnn.plan.rewrite import less_mean
@@ -244,14 +245,11 @@ class _Found:
     def row_bytes(self) -> int:
         """What a row of the loop reads and writes of its sequences: every column once."""
         touched: set[tuple[int, int]] = set()
-        kinds = {v: k for k, v in kernels.KINDS.items()}
         for i in self.program.instructions:
-            kind, n = kinds[i["kind"]], i["width"]
-            reads = {"product": i["inner"], "sum": n * i["n"], "max": n * i["n"], "gather": 1}.get(kind, n)
-            writes = i["inner"] if kind == "scatter_add" else n
-            for name, columns in (("dst", writes), ("a", reads), ("b", reads), ("c", reads)):
-                if self._is_moved(self.program.buffers[i[name]]):
-                    touched.update((i[name], c) for c in range(i[f"{name}_at"], i[f"{name}_at"] + columns))
+            accesses = [(i["dst"], columns_written(i)), *((i[n], columns_of(i, k)) for k, n in enumerate(sources(i)))]
+            for b, columns in accesses:
+                if self._is_moved(buffer := self.program.buffers[b]):
+                    touched.update((b, c) for c in range(columns.start, min(columns.stop, buffer.columns)))
         return len(touched) * self.item
 
     def _is_moved(self, buffer: BufferSpec) -> bool:

@@ -29,7 +29,7 @@ def columns_written(i: Instruction) -> range:
 
 def columns_read(i: Instruction, buffer: int) -> list[range]:
     """Which columns of a buffer an instruction reads, operand by operand; a product may read what it adds itself to."""
-    found = [_columns(i, k) for k, name in enumerate(sources(i)) if i[name] == buffer]
+    found = [columns_of(i, k) for k, name in enumerate(sources(i)) if i[name] == buffer]
     adds = i["kind"] == PRODUCT and i["add"] & kernels.ONTO and i["dst"] == buffer
     return [*found, columns_written(i)] if adds else found
 
@@ -39,8 +39,8 @@ def sources(i: Instruction) -> tuple[str, ...]:
     return SOURCES[: _arity(i)] or ((*SOURCES, "d") if i["pair"] else SOURCES)
 
 
-def _columns(i: Instruction, k: int) -> range:
-    """The columns that an instruction reads of its k-th operand."""
+def columns_of(i: Instruction, k: int) -> range:
+    """The columns that an instruction reads of its k-th operand; where an index says which, all there could be."""
     kinds, at, columns = kernels.KINDS, i[f"{sources(i)[k]}_at"], i["width"]
     if i["kind"] == kinds["map"]:
         columns = 1 if i["spread"] >> k & 1 else columns
@@ -49,12 +49,16 @@ def _columns(i: Instruction, k: int) -> range:
     elif i["kind"] in (kinds["sum"], kinds["max"]):
         columns *= i["n"]
     elif i["kind"] == kinds["gather"]:
-        columns = 1 << 31  # any
+        return range(1 << 31)
     return range(at, at + columns)
 
 
 def overlap(a: range, b: range) -> bool:
     return a.start < b.stop and b.start < a.stop
+
+
+def covers(a: range, b: range) -> bool:
+    return a.start <= b.start and b.stop <= a.stop
 
 
 def paired(program: Sequence[Instruction], scratch: set[int]) -> list[Instruction]:
@@ -111,7 +115,7 @@ def _pair(
 ) -> tuple[int, range, Instruction] | None:
     """(the number of the instruction that makes an operand of the k-th, its columns, both as one), if that can be."""
     second = program[k]
-    buffer, columns = second[SOURCES[place]], _columns(second, place)
+    buffer, columns = second[SOURCES[place]], columns_of(second, place)
     if buffer not in scratch or second["spread"] >> place & 1 or second["width"] == 1:
         return None
     first = _maker(program, k, buffer, columns)
@@ -132,8 +136,7 @@ def _maker(program: Sequence[Instruction], k: int, buffer: int, columns: range) 
             return None
         written = columns_written(i)
         if i["dst"] == buffer and overlap(written, columns):
-            covers = written.start <= columns.start and columns.stop <= written.stop
-            return n if covers and _arity(i) else None
+            return n if covers(written, columns) and _arity(i) else None
     return None
 
 
@@ -144,8 +147,7 @@ def _is_read_once(program: Sequence[Instruction], first: int, second: int, colum
         i = program[n]
         if sum(overlap(read, columns) for read in columns_read(i, buffer)) != (n == second):
             return False
-        written = columns_written(i)
-        if n >= second and i["dst"] == buffer and written.start <= columns.start and columns.stop <= written.stop:
+        if n >= second and i["dst"] == buffer and covers(columns_written(i), columns):
             break
     return True
 
@@ -154,7 +156,7 @@ def _can_wait(program: Sequence[Instruction], own: Instruction, first: int, seco
     """Whether the first instruction, `own`, could as well run with the second: its operands are still there, and what
     the second writes does not meet them, but element by element.
     """
-    operands = [(own[name], _columns(own, k)) for k, name in enumerate(sources(own))]
+    operands = [(own[name], columns_of(own, k)) for k, name in enumerate(sources(own))]
     for i in program[first + 1 : second]:
         if any(i["dst"] == b and overlap(columns_written(i), read) for b, read in operands):
             return False
