@@ -180,6 +180,13 @@ def a_product_of_inputs_alone(p, x, h, c):
     return z * h + (1.0 - z) * z, x @ p.W + p.b
 
 
+@odd("W:I,H V:2,H b:H", "h c", more=(2,))
+def a_next_state_inside(p, x, y, h, c):
+    """A product of inputs is a state, and part of a sum that is computed again or kept, whoever makes the product."""
+    made = y @ p.V
+    return tr.layer_norm(tr.sigmoid(x) @ p.W + p.b + made, eps=0.1) * tr.sigmoid(h), made
+
+
 @odd("V:I,H", "h")
 def no_gradient_but_for_one_column(p, x, h):
     """The gradients of the other columns are -0, or 0 where a row is brought to its place by adding it to 0."""

@@ -49,7 +49,7 @@ def choose_kept(step: Step, expressions: Sequence[Tensor], products: AbstractSet
     lacking: dict[Tensor, set[Tensor] | None] = {}
     for t in own:
         columns: set[Tensor] | None = None
-        if t in products and t not in held:
+        if t in products and t not in held and t not in step.nexts:
             columns = {t} if width(t) == 1 else None
         elif t not in rowed or t in kept or t in step.nexts:
             columns = set()
