@@ -17,7 +17,9 @@ import tinyrnn as tr
 ACTIVATIONS = {
     "tr.sigmoid({})": 5, "tr.tanh({})": 5, "tr.softplus({})": 2, "tr.softmax({})": 1, "tr.layer_norm({}, eps=0.1)": 1,
     "tr.tanh(tr.layer_norm({}, eps=0.1) * {gain} + {bias})": 2, "tr.sqrt(1.0 + {} * {})": 1, "tr.exp(0.3 * {})": 1,
-    "tr.square({}) * 0.2": 1, "{} - {}.mean(axis=1, keepdims=True)": 1, "{}": 1,
+    "tr.square({}) * 0.2": 1, "{} - {}.mean(axis=1, keepdims=True)": 1, "{}": 1, "{}[:, ::-1]": 1,
+    "tr.stop_gradient({}) * 0.5 + {}": 1, "tr.maximum({}, 0.3 * {})": 1,
+    "tr.softmax({}.reshape(-1, 2, {half})).reshape(-1, {n})": 1,
 }  # fmt: skip
 
 # With h the state, g another gate or value, u and v gates; {a} and {b} are new gates.
@@ -192,9 +194,10 @@ class _Writer:
 
     def activation(self, value):
         n = self.width[value]
-        text = self.weighted(ACTIVATIONS)
+        fits = {text: weight for text, weight in ACTIVATIONS.items() if n % 2 == 0 or "{half}" not in text}
+        text = self.weighted(fits)
         fields = {name: self.param(n) for name in ("gain", "bias") if f"{{{name}}}" in text}
-        return self.value(text.format(value, *[value] * (text.count("{}") - 1), **fields), n)
+        return self.value(text.format(value, *[value] * (text.count("{}") - 1), **fields, half=n // 2, n=n), n)
 
     def gate(self, n):
         self.gates.append(self.activation(self.summed(n)))

@@ -84,17 +84,19 @@ ways = st.builds(
 )
 
 
-def is_tame(found):
-    """Whether rounding is all that two ways to compute it can differ by: neither large nor not a number."""
-    return all((np.abs(a) < 1e4).all() for part in found for a in part)
+def by_unroll(cell, task, loss=mixed, order=1):
+    """What `unroll` gives, if it is numbers that are not large, so that another way differs by rounding alone."""
+    with np.errstate(all="ignore"):
+        found = run(tr.unroll, cell, task, loss, order)
+    assume(all((np.abs(a) < 1e4).all() for part in found for a in part))
+    return found
 
 
 def check_drawn(drawn, way):
     """`scan` equals `unroll`, and has the same bits without gradients, for other threads, with checkpoints."""
     cell = drawn.cell()
     task, loss = way.prepare(cell)
-    expected = run(tr.unroll, cell, task, loss, way.order)
-    assume(is_tame(expected))
+    expected = by_unroll(cell, task, loss, way.order)
     with way.multiplies():
         found = run(tr.scan, cell, task, loss, way.order)
         assert_equal(found, expected, "float64")
@@ -120,6 +122,7 @@ def check_drawn(drawn, way):
 def check_rows(drawn, way, dtype):
     cell = drawn.cell(dtype)
     task, _ = replace(way, wanted=None, frozen=[]).prepare(cell)
+    by_unroll(cell, task)
     assert_rows_are_their_own(cell, task, [[0], range(0, way.rows, 2)])
 
 
@@ -165,6 +168,5 @@ def test_cells_on_a_device(drawn, way):
     """The device equals the CPU."""
     cell = drawn.cell()
     task, loss = way.prepare(cell)
-    expected = run(tr.scan, cell, task, loss, way.order)
-    assume(is_tame(expected))
+    expected = by_unroll(cell, task, loss, way.order)
     assert_equal(run(tr.scan, copy.deepcopy(cell).to("cuda"), task, loss, way.order), expected, "float64")
