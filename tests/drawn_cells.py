@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from hypothesis import strategies as st
+from scan_cells import OddCell
 
 import tinyrnn as tr
 
@@ -42,38 +43,21 @@ class Drawn:
     shapes: dict[str, tuple[int, ...]]
 
     def cell(self, dtype="float64"):
-        return DrawnCell(self, dtype)
+        namespace = {"tr": tr}
+        exec(self.text, namespace)
+        names = [f"h{k}" for k in range(len(self.states))]
+        made = OddCell(namespace["step"], self.shapes, names, self.states, self.inputs[0], dtype=dtype, rng=0)
+        rng = np.random.default_rng(5)
+        for name, shape in self.shapes.items():
+            size = 0.8 / math.sqrt(shape[0]) if len(shape) == 2 else 0.7
+            getattr(made, name).data[...] = rng.normal(size=shape) * size
+        return made
 
     def _repr_pretty_(self, printer, cycle):  # what Hypothesis shows
         printer.text(str(self))
 
     def __str__(self):
         return f"{self.text}\n# inputs {self.inputs}, states {self.states}, {self.shapes}\n"
-
-
-class DrawnCell(tr.Cell):
-    def __init__(self, drawn, dtype):
-        self.drawn = drawn
-        namespace = {"tr": tr}
-        exec(drawn.text, namespace)
-        self.taken = namespace["step"]
-        super().__init__(drawn.inputs[0], drawn.states[0], dtype=dtype, rng=0)
-        rng = np.random.default_rng(5)
-        for name, shape in drawn.shapes.items():
-            p = self.param(shape)
-            p.data[...] = rng.normal(size=shape) * (0.8 / math.sqrt(shape[0]) if len(shape) == 2 else 0.7)
-            setattr(self, name, p)
-
-    @property
-    def states(self):
-        return tuple(f"h{k}" for k in range(len(self.drawn.states)))
-
-    @property
-    def state_sizes(self):
-        return self.drawn.states
-
-    def step(self, *values):
-        return self.taken(self, *values)
 
 
 def drawn_cells(sizes=(4, 1, 2, 3, 5, 8, 9, 16, 17)):
