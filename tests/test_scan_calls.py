@@ -78,8 +78,10 @@ def test_merged_parameters_follow_their_changes(change, name):
                     np.testing.assert_allclose(tr.scan(cell, xs)[0], tr.unroll(cell, xs)[0], rtol=1e-12, atol=1e-13)
 
 
-def test_merged_parameters_are_made_once():
-    cell, xs = LSTM(3, 5, rng=0), np.zeros((4, 2, 3), "float32")
+@pytest.mark.parametrize("Cell", [LSTM, LayerNormLSTM])
+def test_merged_parameters_are_made_once(Cell):
+    """Also where numbers of the step's own have a part in them: layer norm's weights less their rows' means."""
+    cell, xs = Cell(3, 5, rng=0), np.zeros((4, 2, 3), "float32")
     with tr.no_grad():
         tr.scan(cell, xs)
         plan, _ = plan_of(cell, (3,), 2)
@@ -87,6 +89,8 @@ def test_merged_parameters_are_made_once():
         tr.scan(cell, xs)
         assert before is not None
         assert plan._known is before
+        x = 0  # the slot of the input
+        assert all(x in inputs for _, inputs, *_ in plan._ahead.actions), "what else is made at every call"
     (tr.scan(cell, xs)[0].sum()).backward()
     assert plan._known is before, "what gradients flow through is made anew"
 

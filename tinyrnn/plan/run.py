@@ -106,9 +106,7 @@ class Plan:
         )
         self.records = tuple(k in (*self.read_before, *self.read_after) for k in range(len(step.states)))
         script = Script((*step.seqs, *step.params))
-        n_seqs = len(step.seqs)
-        ahead = script.part((*self.hoisted, *self.weights))
-        self._merge, self._ahead = ahead.cut(range(n_seqs, n_seqs + len(step.params)))
+        self._merge, self._ahead = script.part((*self.hoisted, *self.weights)).cut(range(len(step.seqs)))
         # Views are not held: their parameter would look as if somebody else held its array.
         self._holds_merged = all(op.code >= 0 or op in (*FRESH, OPS["sum"]) for op, *_ in self._merge.actions)
         # The parameters of the last run without gradients, their stamp, what was made of them; a number for the values.

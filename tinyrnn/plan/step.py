@@ -216,16 +216,16 @@ class Part:
     actions: list[Action]
     results: list[int]
 
-    def cut(self, among: range) -> tuple[Part, Part]:
-        """(what can be made of the values in these slots alone, and the rest, with the results)."""
-        known, first, rest = {*among}, [], []
+    def cut(self, later: range) -> tuple[Part, Part]:
+        """(what can be made without the values in these slots, and the rest, with the results)."""
+        missing, first, rest = {*later}, [], []
         for action in self.actions:
             _, inputs, _, sized, out = action
-            if not sized and known.issuperset(inputs):
-                known.add(out)
-                first.append(action)
-            else:
+            if sized or not missing.isdisjoint(inputs):
+                missing.add(out)
                 rest.append(action)
+            else:
+                first.append(action)
         return Part(first, [action[-1] for action in first]), Part(rest, self.results)
 
     def run(self, slots: list[Any], rows: int) -> list[Tensor]:
