@@ -14,6 +14,7 @@
 
 #include <cstddef>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "fetch.h"
@@ -51,23 +52,27 @@ constexpr index ahead = 16, far_ahead = 128;
 // gemm: so many rows of A stay in the second-level cache, so many columns of B in the third.
 constexpr index row_block = 96 / tile_rows * tile_rows, column_block = 2048;
 
-// A tile of rows passes so many panels before the next one does: one alone is 2-4 % slower, and up to 10 % where C goes
-// to memory; more of them gain nothing.
-constexpr index panels_together = 8;
+// A tile of rows passes several panels before the next one does, as many as leave room in the second-level cache: one
+// alone is 2-4 % slower, and up to 10 % where C goes to memory; more than 8 of them gain nothing.
+template <class T>
+constexpr index panels_together(index K) {
+    const index panel = K * panel_width<T> * index(sizeof(T)), room = index(1) << 19;
+    return 8 * panel <= room ? 8 : room / panel;
+}
+
+// Rows of B in one turn of the loop of a tile of so many panels. A tile begins and ends as fast as instructions can
+// start, so fewer of them are time: pointers move once a turn, and what is not needed for every row is left out. (With
+// several panels, or with SSE2, two rows take more registers than there are.)
+constexpr index turn(int panels) { return panels == 1 && vector_bytes > 16 ? 2 : 1; }
 
 constexpr index least(index a, index b) { return a < b ? a : b; }
 constexpr size_t line_bytes = 64;
 
-// sum[R][V] += one column of A, R elements `step` bytes apart from row to row, times one row of P panels of B.
-// Rows are reached from every third one by scaled addressing: 14 pointers would not fit the integer registers.
-template <class T, int R, int P>
-inline __attribute__((always_inline)) void rank_one(vector<T> (&sum)[R][P * tile_vectors],
-                                                    const char *const (&third)[(R + 2) / 3], index step,
+// sum[R][V] += one column of A, whose element r is left_of(r), times one row of P panels of B.
+template <class T, int R, int P, class Column>
+inline __attribute__((always_inline)) void rank_one(vector<T> (&sum)[R][P * tile_vectors], const Column &left_of,
                                                     const T *b, index stride) {
     constexpr int V = P * tile_vectors, W = panel_width<T> / tile_vectors;
-    const auto left_of = [&](int r) {
-        return *reinterpret_cast<const T *>(third[r / 3] + r % 3 * step) - vector<T>{};
-    };
     const auto right_of = [&](int v) { return load(b + v / tile_vectors * stride + v % tile_vectors * W); };
     if constexpr (V <= R) {  // hold the fewer in registers, stream the others
         vector<T> right[V];
@@ -75,14 +80,14 @@ inline __attribute__((always_inline)) void rank_one(vector<T> (&sum)[R][P * tile
         for (int v = 0; v < V; ++v) right[v] = right_of(v);
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) {
-            const vector<T> left = left_of(r);
+            const vector<T> left = left_of(r) - vector<T>{};
 #pragma GCC unroll 16
             for (int v = 0; v < V; ++v) sum[r][v] = mad(left, right[v], sum[r][v]);
         }
     } else {
         vector<T> left[R];
 #pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) left[r] = left_of(r);
+        for (int r = 0; r < R; ++r) left[r] = left_of(r) - vector<T>{};
 #pragma GCC unroll 16
         for (int v = 0; v < V; ++v) {
             const vector<T> right = right_of(v);
@@ -105,6 +110,43 @@ struct Left {
     }
 };
 
+// R rows of A, as a tile goes along them from column to column. They are reached from every third one by scaled
+// addressing: 14 pointers would not fit the integer registers.
+template <class T, int R>
+struct AlongRows {
+    const char *third[(R + 2) / 3];
+    index step;  // bytes from row to row
+    AlongRows(const T *a, Left left) : step(left.rs * index(sizeof(T))) {
+#pragma GCC unroll 16
+        for (int i = 0; i < (R + 2) / 3; ++i) third[i] = reinterpret_cast<const char *>(a + 3 * i * left.rs);
+    }
+    T at(int row, index bytes) const { return *reinterpret_cast<const T *>(third[row / 3] + row % 3 * step + bytes); }
+    void fetch(index) const {}
+    void move(index bytes) {
+#pragma GCC unroll 16
+        for (int i = 0; i < (R + 2) / 3; ++i) {
+            third[i] += bytes;
+            asm("" : "+r"(third[i]));  // or the compiler keeps a pointer a row, half of them in memory
+        }
+    }
+};
+
+// The same of rows that lie side by side: a column takes one or two lines.
+template <class T, int R>
+struct AlongColumns {
+    const char *column;
+    AlongColumns(const T *a, Left) : column(reinterpret_cast<const char *>(a)) {}
+    T at(int row, index bytes) const { return *reinterpret_cast<const T *>(column + bytes + row * sizeof(T)); }
+    void fetch(index bytes) const {
+        __builtin_prefetch(column + bytes);
+        __builtin_prefetch(column + bytes + (R - 1) * sizeof(T));
+    }
+    void move(index bytes) {
+        column += bytes;
+        asm("" : "+r"(column));
+    }
+};
+
 // What a product is added to: what C has, if `add`, and then a row `bias` that all rows meet, if there is one.
 template <class T>
 struct Onto {
@@ -113,55 +155,79 @@ struct Onto {
     Onto at(index columns) const { return {add, bias ? bias + columns : nullptr}; }
 };
 
-// C[R rows, P panels] [+]= A[R rows, K] B[K, P panels] [+ bias], K <= k_block, whole panels. From panel to panel of B it
-// is `stride` elements, from row to row `along`. With each row it fetches a line for later, `pace` bytes apart.
+// sum += A[R rows, K] B[K, P panels], whole panels, `rows` rows of B a turn; what is left of K is for another call. `on`
+// bytes from column to column of A; elements of B `stride` from panel to panel, and `along` from row to row. `far`: B is to
+// be brought to the second-level cache. With each turn it fetches a line for later, `pace` bytes apart.
+template <int rows, bool far, int P, class T, int R, class Side>
+inline __attribute__((always_inline)) void turns(vector<T> (&sum)[R][P * tile_vectors], Side &left, index on,
+                                                 const T *&b, index stride, index along, index &K, const char *&later,
+                                                 index pace) {
+    constexpr int V = P * tile_vectors, W = panel_width<T> / tile_vectors;
+    const T *soon = b + ahead * along;
+    for (; K >= rows; K -= rows, b += rows * along) {
+#pragma GCC unroll 16
+        for (int k = 0; k < rows; ++k) {
+#pragma GCC unroll 16
+            for (int v = 0; v < V; v += 64 / vector_bytes) {  // a line each
+                const T *line = soon + v / tile_vectors * stride + v % tile_vectors * W + k * along;
+                __builtin_prefetch(line);
+                if constexpr (far) __builtin_prefetch(line + (far_ahead - ahead) * along, 0, 2);
+            }
+            left.fetch((k + 2 * ahead) * on);
+            rank_one<T, R, P>(sum, [&](int r) { return left.at(r, k * on); }, b + k * along, stride);
+        }
+        __builtin_prefetch(later, 0, 2);
+        later += pace;
+        asm("" : "+r"(later));
+        soon += rows * along;
+        asm("" : "+r"(soon));  // or the compiler keeps a pointer a line
+        left.move(rows * on);
+    }
+}
+
+// C[R rows, P panels] [+]= A[R rows, K] B[K, P panels] [+ bias], K <= k_block, whole panels; the rest is what `turns` has.
 template <class T, int R, int P>
 inline __attribute__((always_inline)) void tile(T *c, index ldc, const T *a, Left left, const T *b, index stride,
-                                                index K, Onto<T> onto, index along, const char *later,
+                                                index K, Onto<T> onto, index along, bool far, const char *later,
                                                 index pace) {
     constexpr int NR = panel_width<T>, W = NR / tile_vectors, V = P * tile_vectors;
     vector<T> sum[R][V] = {};
-    const char *third[(R + 2) / 3];
-#pragma GCC unroll 16
-    for (int i = 0; i < (R + 2) / 3; ++i) third[i] = reinterpret_cast<const char *>(a + 3 * i * left.rs);
-    const index step = left.rs * index(sizeof(T)), on = left.cs * index(sizeof(T));
     if (onto.add)  // what is added to comes from afar, and has the time of the whole loop to arrive
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
             for (int v = 0; v < V; v += 64 / vector_bytes) __builtin_prefetch(c + r * ldc + v * W, 1);
-    const T *soon = b + ahead * along;
-    for (const T *end = b + K * along; b != end; b += along) {
-#pragma GCC unroll 16
-        for (int v = 0; v < V; v += 64 / vector_bytes) {  // a line each
-            const T *line = soon + v / tile_vectors * stride + v % tile_vectors * W;
-            __builtin_prefetch(line);
-            __builtin_prefetch(line + (far_ahead - ahead) * along, 0, 2);
+    const index on = left.cs * index(sizeof(T));
+    if (along == NR && left.rs == 1) {
+        AlongColumns<T, R> side(a, left);
+        turns<1, true, P>(sum, side, on, b, stride, NR, K, later, pace);
+    } else {
+        AlongRows<T, R> side(a, left);
+        if (along == NR && left.cs == 1) {
+            if (far)
+                turns<turn(P), true, P>(sum, side, sizeof(T), b, stride, NR, K, later, pace);
+            else
+                turns<turn(P), false, P>(sum, side, sizeof(T), b, stride, NR, K, later, pace);
         }
-        soon += along;
-        asm("" : "+r"(soon));  // or the compiler keeps a pointer a line
-        if (left.rs == 1) {  // a column lies in one or two lines
-            __builtin_prefetch(third[0] + 2 * ahead * on);
-            __builtin_prefetch(third[0] + 2 * ahead * on + (R - 1) * sizeof(T));
-        }
-        __builtin_prefetch(later, 0, 2);
-        later += pace;
-        asm("" : "+r"(later));
-        rank_one<T, R, P>(sum, third, step, b, stride);
-#pragma GCC unroll 16
-        for (int i = 0; i < (R + 2) / 3; ++i) {
-            third[i] += on;
-            asm("" : "+r"(third[i]));  // or the compiler keeps a pointer a row, half of them in memory
-        }
+        turns<1, true, P>(sum, side, on, b, stride, along, K, later, pace);
     }
+    // All loads before all stores: a load waits for a store to another line at the same place of its page.
+    if (onto.add)
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+            for (int v = 0; v < V; ++v) sum[r][v] = load(c + r * ldc + v * W) + sum[r][v];
+    if (onto.bias)
+#pragma GCC unroll 16
+        for (int v = 0; v < V; ++v) {
+            const vector<T> bias = load(onto.bias + v * W);
+#pragma GCC unroll 16
+            for (int r = 0; r < R; ++r) sum[r][v] += bias;
+        }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
-        for (int v = 0; v < V; ++v) {
-            T *p = c + r * ldc + v * W;
-            const vector<T> whole = onto.add ? load(p) + sum[r][v] : sum[r][v];
-            store(p, onto.bias ? whole + load(onto.bias + v * W) : whole);
-        }
+        for (int v = 0; v < V; ++v) store(c + r * ldc + v * W, sum[r][v]);
 }
 
 // Panels that so many rows take at once: a fused multiply-add takes 4 cycles and two start in each, so fewer than 8
@@ -175,17 +241,17 @@ constexpr int panels_at_once(int rows) {
 // `tile` over several whole panels: P at a time, then P/2, ..
 template <class T, int R, int P = panels_at_once(R)>
 void strip(T *c, index ldc, const T *a, Left left, const T *b, index stride, index K, index panels, Onto<T> onto,
-           index along, Ahead &ahead) {
+           index along, bool far, Ahead &ahead) {
     for (; panels >= P; panels -= P, c += P * panel_width<T>, b += P * stride, onto = onto.at(P * panel_width<T>)) {
         const index pace = ahead.pace;
-        tile<T, R, P>(c, ldc, a, left, b, stride, K, onto, along, ahead.take(K), pace);
+        tile<T, R, P>(c, ldc, a, left, b, stride, K, onto, along, far, ahead.take(K / turn(P)), pace);
     }
     if constexpr (P > 1)
-        if (panels) strip<T, R, P / 2>(c, ldc, a, left, b, stride, K, panels, onto, along, ahead);
+        if (panels) strip<T, R, P / 2>(c, ldc, a, left, b, stride, K, panels, onto, along, far, ahead);
 }
 
 template <class T>
-using Strip = void (*)(T *, index, const T *, Left, const T *, index, index, index, Onto<T>, index, Ahead &);
+using Strip = void (*)(T *, index, const T *, Left, const T *, index, index, index, Onto<T>, index, bool, Ahead &);
 template <class T, int... R>
 inline Strip<T> strip_of(int rows, std::integer_sequence<int, R...>) {
     static constexpr Strip<T> table[] = {strip<T, R + 1>...};
@@ -209,14 +275,15 @@ inline void block(T *c, index ldc, const T *a, Left left, const T *b, index stri
     for (index i = 0; i < M.tiles; ++i) {
         const index R = M.each + (i < M.taller);
         const Strip<T> run = strip_of<T>(int(R), std::make_integer_sequence<int, tile_rows>());
-        if (whole) run(c, ldc, a, left, b, stride, K, whole, onto, along, ahead);
+        const bool far = i == 0;  // the others find it there
+        if (whole) run(c, ldc, a, left, b, stride, K, whole, onto, along, far, ahead);
         if (rest) {  // through a whole tile aside, so that no store leaves C
             T aside[tile_rows * NR], bias[NR] = {};
             if (onto.bias) std::memcpy(bias, onto.bias + whole * NR, rest * sizeof(T));
             if (onto.add)
                 for (index r = 0; r < R; ++r) std::memcpy(aside + r * NR, c + r * ldc + whole * NR, rest * sizeof(T));
             run(aside, NR, a, left, b + whole * stride, stride, K, 1, {onto.add, onto.bias ? bias : nullptr}, along,
-                ahead);
+                far, ahead);
             for (index r = 0; r < R; ++r) std::memcpy(c + r * ldc + whole * NR, aside + r * NR, rest * sizeof(T));
         }
         c += R * ldc;
@@ -332,8 +399,11 @@ inline void product(T *c, std::ptrdiff_t ldc, const T *a, std::ptrdiff_t lda, co
     }
     // A few panels at a time, so that B, the larger side, streams through once. One tile of rows takes all in one call.
     const Rows rows(M);
-    const index group = rows.tiles == 1 && K <= k_block<T> ? N : NR * panels_together;
-    if (!ahead.is_empty()) ahead.start((N + NR - 1) / NR * rows.tiles * K / panels_at_once(int(rows.each)) + 1);
+    const index group = rows.tiles == 1 && K <= k_block<T> ? N : NR * panels_together<T>(least(K, k_block<T>));
+    if (!ahead.is_empty()) {
+        const int panels = panels_at_once(int(rows.each));
+        ahead.start((N + NR - 1) / NR * rows.tiles * K / (panels * turn(panels)) + 1);
+    }
     for (index j = 0; j < N; j += group)
         for (index k = 0; k < K; k += k_block<T>)
             block(c + j, ldc, a + k, {lda, 1}, packed + j * K + k * NR, K * NR, rows, least(K - k, k_block<T>),
@@ -393,10 +463,10 @@ inline void gemm(const Side *sides, std::ptrdiff_t n_sides, std::ptrdiff_t ldc, 
                         left = aside;
                     }
                     const Rows rows(m);
-                    for (index j = 0; j < n; j += panels_together * NR)
+                    const index group = NR * panels_together<T>(k);
+                    for (index j = 0; j < n; j += group)
                         block(s->c + i0 * ldc + j0 + j, ldc, left, lies, right + j / NR * panel, panel, rows, k,
-                              least(n - j, panels_together * NR), Onto<T>{add || k0, nullptr}, packs ? NR : b_rs,
-                              nothing);
+                              least(n - j, group), Onto<T>{add || k0, nullptr}, packs ? NR : b_rs, nothing);
                 }
             }
         }
