@@ -275,7 +275,7 @@ inline void block(T *c, index ldc, const T *a, Left left, const T *b, index stri
     for (index i = 0; i < M.tiles; ++i) {
         const index R = M.each + (i < M.taller);
         const Strip<T> run = strip_of<T>(int(R), std::make_integer_sequence<int, tile_rows>());
-        const bool far = i == 0;  // the others find it there
+        const bool far = i == 0 || K > k_block<T> / 2;  // the others find it there, if it is not much
         if (whole) run(c, ldc, a, left, b, stride, K, whole, onto, along, far, ahead);
         if (rest) {  // through a whole tile aside, so that no store leaves C
             T aside[tile_rows * NR], bias[NR] = {};
