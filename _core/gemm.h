@@ -198,9 +198,9 @@ inline __attribute__((always_inline)) void tile(T *c, index ldc, const T *a, Lef
 #pragma GCC unroll 16
             for (int v = 0; v < V; v += 64 / vector_bytes) __builtin_prefetch(c + r * ldc + v * W, 1);
     const index on = left.cs * index(sizeof(T));
-    if (along == NR && left.rs == 1) {
+    if (left.rs == 1) {
         AlongColumns<T, R> side(a, left);
-        turns<1, true, P>(sum, side, on, b, stride, NR, K, later, pace);
+        turns<1, true, P>(sum, side, on, b, stride, along, K, later, pace);
     } else {
         AlongRows<T, R> side(a, left);
         if (along == NR && left.cs == 1) {
