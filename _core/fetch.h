@@ -1,7 +1,7 @@
 // What a time loop fetches ahead: the sequences that its steps read and write, which come from memory.
 //
 // In the order in which steps use them they are one stream of lines, and the products fetch it: each a part as large as
-// its part of a step's work, a line every few rows of its weights, between loads of which a product has few. What a group
+// its part of a step's work, a line every few turns of its tiles' loops, between loads of which a product has few. What a group
 // of instructions touches shall be there when the product before it ends, and what a product reads when the one before it
 // does; the stream runs ahead of that by the least that is enough, mostly into the next step. Of what one group touches it
 // has as much as the second-level cache can hold beside the weights; the rest comes when it is asked for.
@@ -46,7 +46,7 @@ class Ahead {
     }
 
   public:
-    ptrdiff_t pace = 0;  // bytes from row to row
+    ptrdiff_t pace = 0;  // bytes from turn to turn
 
     Ahead() = default;
     Ahead(const Ahead &) = delete;
@@ -57,16 +57,16 @@ class Ahead {
 
     bool is_empty() const { return !left; }
 
-    // So many rows of weights will share what there is, a line each at most.
-    void start(ptrdiff_t rows) {
-        pace = std::min<ptrdiff_t>((left + rows - 1) / rows, 64);
+    // So many turns will share what there is, a line each at most.
+    void start(ptrdiff_t turns) {
+        pace = std::min<ptrdiff_t>((left + turns - 1) / turns, 64);
         turn();
     }
 
-    // From where on the next so many rows fetch. The last ones of a piece may get some lines beyond it.
-    const char *take(ptrdiff_t rows) {
+    // From where on the next so many turns fetch. The last ones of a piece may get some lines beyond it.
+    const char *take(ptrdiff_t turns) {
         const char *const here = at;
-        at += rows * pace;
+        at += turns * pace;
         if (at >= end) turn();
         return here;
     }
