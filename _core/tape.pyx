@@ -458,6 +458,22 @@ cdef class Tensor:
                             "it")
         return np.array(self.data, dtype=dtype, copy=copy)
 
+    def __array_function__(self, function, types, args, kwargs):
+        """NumPy's functions take the values. Where these have a gradient and the result is numbers, it is refused:
+        arrays have no gradient, so it would be lost unseen.
+        """
+        if not all([issubclass(kind, (Tensor, np.ndarray)) for kind in types]):
+            return NotImplemented
+        cdef list learning = []
+        name, asks = function.__name__, function.__name__ in _ASKS
+        made = function(*_without_tensors(args, asks, learning), **_without_tensors(kwargs, asks, learning))
+        if learning and tr_mode != OFF and name not in _TAKES_VALUES and _holds_numbers(made):
+            raise TypeError(
+                f"{function.__module__}.{name} makes an array, which has no gradient, of {_describe(learning[0])}, "
+                "which has one: write it with ops (tr.concat, tr.sum, ..), or give NumPy the values alone by "
+                "np.asarray(..) or .detach()")
+        return made
+
     def __dlpack__(self, **kwargs):
         # Most consumers refuse read-only memory, and none of them writes into what it was not told to.
         array = self.data
@@ -495,6 +511,10 @@ cdef class Tensor:
                             f"{self.op.name}; use .detach()")
         # Whoever reads the file may not have the device, so it comes back on the cpu.
         return _rebuild, (type(self), np.array(_fetched(self._array)), self._requires_grad, self._name)
+
+    def __copy__(self):
+        """A leaf of the same values; a result, whose values stay, is its own copy."""
+        return self if self.op is not None else self.__deepcopy__({})
 
     def __deepcopy__(self, memo):
         if _is_away(self._array) and self.op is None:
@@ -672,6 +692,36 @@ def _rebuild(kind, array, requires_grad, name):
     out._array, out._requires_grad, out._name = array, requires_grad, name
     out.order = _tick()
     return out
+
+
+# Functions of NumPy's that need no values, and those whose result nobody takes for a function of the tensor.
+cdef frozenset _ASKS = frozenset(["shape", "ndim", "size"])
+cdef frozenset _TAKES_VALUES = frozenset(["copy", "atleast_1d", "atleast_2d", "atleast_3d", "zeros_like", "ones_like",
+                                          "empty_like", "full_like"])
+
+
+cdef _without_tensors(x, bint asks, list learning):
+    """Arguments of a function of NumPy's with arrays for tensors, which if it `asks` for shapes alone have no values.
+
+    learning: gets the tensors through which gradients flow.
+    """
+    cdef Tensor t
+    if isinstance(x, Tensor):
+        t = x
+        if t.requires_grad:
+            learning.append(t)
+        return np.broadcast_to(np.zeros((), t.dtype), t.shape) if asks else np.asarray(t)
+    if type(x) is dict:
+        return {key: _without_tensors(value, asks, learning) for key, value in x.items()}
+    if type(x) in (tuple, list):
+        return type(x)([_without_tensors(value, asks, learning) for value in x])
+    return x
+
+
+cdef bint _holds_numbers(x):
+    if isinstance(x, (tuple, list)):
+        return any([_holds_numbers(value) for value in x])
+    return isinstance(x, (np.ndarray, np.generic)) and x.dtype.kind in "fc"
 
 
 cdef inline int64_t _tick():

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinyrnn as tr
+from tinyrnn._core.tape import TraceError, abstract
 
 either_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
@@ -178,6 +179,50 @@ def test_copies():
         assert x.data[0] == 1.0
     with pytest.raises(TypeError, match=r"only leaves can be copied or pickled.*mul.*detach"):
         copy.deepcopy(x * 2.0)
+    result = x * 2.0
+    assert copy.copy(result) is result, "its values do not change; Matplotlib copies what it plots"
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (lambda t: np.concatenate([t, np.ones((2, 3))]), "numpy.concatenate"),
+        (lambda t: np.stack((t, t)), "numpy.stack"),
+        (lambda t: np.sum(t), "numpy.sum"),
+        (lambda t: np.reshape(t, (3, 2)), "numpy.reshape"),
+        (lambda t: np.split(t, 2), "numpy.split"),
+        (lambda t: np.where(np.ones((2, 3)) > 0, t, 0.0), "numpy.where"),
+        (lambda t: np.einsum("ij->i", t), "numpy.einsum"),
+        (lambda t: np.linalg.norm(t), "numpy.linalg.norm"),
+        (lambda t: np.clip(a=t, a_min=0.0, a_max=1.0), "numpy.clip"),
+    ],
+)
+def test_functions_of_numpy_lose_no_gradient(function, name):
+    t = leaf([1.0, 2.0, 3.0], [4.0, 5.0, 6.0], dtype="float64")
+    for learns in (t, t * 2.0):
+        with pytest.raises(TypeError, match=rf"^{name} makes an array.*shape \(2, 3\).*tr.concat.*np.asarray"):
+            function(learns)
+        expected = np.asarray(function(learns.numpy()))
+        np.testing.assert_array_equal(np.asarray(function(learns.detach())), expected)
+        with tr.no_grad():
+            np.testing.assert_array_equal(np.asarray(function(learns)), expected)
+
+
+def test_functions_of_numpy_that_only_look():
+    t = leaf([1.0, 2.0, 3.0], [4.0, 5.0, 6.0], dtype="float64")
+    assert (np.shape(t), np.ndim(t), np.size(t)) == ((2, 3), 2, 6)
+    assert np.allclose(t, t)
+    assert np.array_equal(t, t.numpy())
+    assert np.argmax(t) == 5
+    assert (np.zeros_like(t) == 0).all()
+    copied = np.copy(t)
+    np.copyto(copied, t)
+    np.testing.assert_array_equal(copied, t)
+    assert np.array2string(t) == np.array2string(t.numpy())
+    recorded = abstract((7, 3), t.dtype)
+    assert (np.shape(recorded), np.ndim(recorded)) == ((7, 3), 2), "a step may ask for shapes"
+    with pytest.raises(TraceError, match="has no value yet"):
+        np.concatenate([recorded, recorded], 1)
 
 
 # -- operators ---------------------------------------------------------------------------------------------------------
