@@ -1,10 +1,10 @@
 // What a time loop fetches ahead: the sequences that its steps read and write, which come from memory.
 //
 // In the order in which steps use them they are one stream of lines, and the products fetch it: each a part as large as
-// its part of a step's work, a line every few turns of its tiles' loops, between loads of which a product has few. What a group
-// of instructions touches shall be there when the product before it ends, and what a product reads when the one before it
-// does; the stream runs ahead of that by the least that is enough, mostly into the next step. Of what one group touches it
-// has as much as the second-level cache can hold beside the weights; the rest comes when it is asked for.
+// its part of a step's work, a line every few turns of its tiles' loops, between loads of which a product has few. What a
+// group of instructions touches shall be there when the product before it ends, and what a product reads when the one
+// before it does; the stream runs ahead of that by the least that is enough, mostly into the next step. Of what one group
+// touches it has as much as the second-level cache can hold beside the weights; the rest comes when it is asked for.
 //
 // Measured on Zen 5: fetched in one go between tiles a line costs two cycles, fetched so it costs nothing. A loop takes as
 // long where its sequences are in no cache as where all are near: at H = 128 that is 6 to 13 % less for forward passes,

@@ -14,7 +14,6 @@
 
 #include <cstddef>
 #include <cstring>
-#include <type_traits>
 #include <utility>
 
 #include "fetch.h"
@@ -135,7 +134,7 @@ struct AlongRows {
 template <class T, int R>
 struct AlongColumns {
     const char *column;
-    AlongColumns(const T *a, Left) : column(reinterpret_cast<const char *>(a)) {}
+    explicit AlongColumns(const T *a) : column(reinterpret_cast<const char *>(a)) {}
     T at(int row, index bytes) const { return *reinterpret_cast<const T *>(column + bytes + row * sizeof(T)); }
     void fetch(index bytes) const {
         __builtin_prefetch(column + bytes);
@@ -155,9 +154,9 @@ struct Onto {
     Onto at(index columns) const { return {add, bias ? bias + columns : nullptr}; }
 };
 
-// sum += A[R rows, K] B[K, P panels], whole panels, `rows` rows of B a turn; what is left of K is for another call. `on`
-// bytes from column to column of A; elements of B `stride` from panel to panel, and `along` from row to row. `far`: B is to
-// be brought to the second-level cache. With each turn it fetches a line for later, `pace` bytes apart.
+// sum += A[R rows, K] B[K, P panels], whole panels, `rows` rows of B a turn; what is left of K is for another call.
+// From column to column of A it is `on` bytes; from panel to panel of B `stride` elements, from row to row `along`.
+// `far`: B is to be brought to the second-level cache. With each turn it fetches a line for later, `pace` bytes apart.
 template <int rows, bool far, int P, class T, int R, class Side>
 inline __attribute__((always_inline)) void turns(vector<T> (&sum)[R][P * tile_vectors], Side &left, index on,
                                                  const T *&b, index stride, index along, index &K, const char *&later,
@@ -185,7 +184,7 @@ inline __attribute__((always_inline)) void turns(vector<T> (&sum)[R][P * tile_ve
     }
 }
 
-// C[R rows, P panels] [+]= A[R rows, K] B[K, P panels] [+ bias], K <= k_block, whole panels; the rest is what `turns` has.
+// C[R rows, P panels] [+]= A[R rows, K] B[K, P panels] [+ bias], K <= k_block, whole panels; the rest as `turns` has it.
 template <class T, int R, int P>
 inline __attribute__((always_inline)) void tile(T *c, index ldc, const T *a, Left left, const T *b, index stride,
                                                 index K, Onto<T> onto, index along, bool far, const char *later,
@@ -199,7 +198,7 @@ inline __attribute__((always_inline)) void tile(T *c, index ldc, const T *a, Lef
             for (int v = 0; v < V; v += 64 / vector_bytes) __builtin_prefetch(c + r * ldc + v * W, 1);
     const index on = left.cs * index(sizeof(T));
     if (left.rs == 1) {
-        AlongColumns<T, R> side(a, left);
+        AlongColumns<T, R> side(a);
         turns<1, true, P>(sum, side, on, b, stride, along, K, later, pace);
     } else {
         AlongRows<T, R> side(a, left);
