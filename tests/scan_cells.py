@@ -239,6 +239,11 @@ def shared_and_transposed(p, x, h):
     return tr.tanh(h @ p.U + (tr.sigmoid(h + p.b) * p.b) @ p.U.T + x @ p.W + (h @ p.U) * p.b)
 
 
+@odd("A:4,I B:4,H V:4,H")
+def products_of_parameters_that_have_a_side_in_common(p, x, h):
+    return tr.tanh(x @ (p.A.T @ p.V) + h @ (p.B.T @ p.V))
+
+
 @odd("W:I+2*H+2,H U:H,H", "h c")
 def long_concatenation(p, x, h, c):
     z = tr.concat([x, c, tr.tanh(h), tr.concat([h[:, :1], x[:, 1:2]], 1)], 1)

@@ -26,9 +26,12 @@ from scan_cells import OddCell
 
 import tinyrnn as tr
 from tinyrnn._core import kernels
+from tinyrnn._core.tape import abstract
+from tinyrnn.autograd import recording
 from tinyrnn.backend import threads
 from tinyrnn.cells import GRU, LSTM, MUT1
 from tinyrnn.plan import plan_of
+from tinyrnn.plan.step import Script
 from tinyrnn.search import RandomCell, random_description
 
 
@@ -140,6 +143,18 @@ def test_gradients_of_weights_from_one_sequence_are_made_together():
     (reverse,) = plan.body.reverses.values()
     joined = [inputs for op, inputs, *_ in reverse.plan._behind.actions if op is None]
     assert [len(products) for products in joined] == [2]
+
+
+def test_products_that_are_made_together_wait_for_what_either_reads():
+    with recording():
+        x, w, u, v = (abstract((4, n), np.dtype("float64")) for n in (3, 5, 6, 2))
+        products = [w.T @ v, x.T @ v]
+        _, rest = Script([x, w, u, v]).part([t * 2.0 for t in products]).cut(range(1))
+        names = [op and op.name for op, *_ in rest.actions]
+        assert (names.count(None), names.count("mul")) == (1, 2), "and what reads them waits"
+        first, rest = Script([x, w, u, v]).part([w.T @ v, u.T @ v]).cut(range(1))
+        assert not rest.actions
+        assert {*rest.results} <= {*first.results}, "both are known to be made"
 
 
 @any_length

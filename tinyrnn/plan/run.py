@@ -108,7 +108,8 @@ class Plan:
         script = Script((*step.seqs, *step.params))
         self._merge, self._ahead = script.part((*self.hoisted, *self.weights)).cut(range(len(step.seqs)))
         # Views are not held: their parameter would look as if somebody else held its array.
-        self._holds_merged = all(op.code >= 0 or op in (*FRESH, OPS["sum"]) for op, *_ in self._merge.actions)
+        fresh = (*FRESH, OPS["sum"])
+        self._holds_merged = all(op is not None and (op.code >= 0 or op in fresh) for op, *_ in self._merge.actions)
         # The parameters of the last run without gradients, their stamp, what was made of them; a number for the values.
         self._known: tuple[list[Tensor], int, list[Tensor] | None] | None = None
         self._serial = 0

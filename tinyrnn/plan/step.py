@@ -218,15 +218,17 @@ class Part:
 
     def cut(self, later: range) -> tuple[Part, Part]:
         """(what can be made without the values in these slots, and the rest, with the results)."""
-        missing, first, rest = {*later}, [], []
+        missing, first, rest, made = {*later}, [], [], []
         for action in self.actions:
-            _, inputs, _, sized, out = action
-            if sized or not missing.isdisjoint(inputs):
-                missing.add(out)
+            op, inputs, _, sized, _ = action
+            single = [action] if op is not None else inputs
+            if sized or any(not missing.isdisjoint(read) for _, read, *_ in single):
+                missing.update(out for *_, out in single)
                 rest.append(action)
             else:
+                made += [out for *_, out in single]
                 first.append(action)
-        return Part(first, [action[-1] for action in first]), Part(rest, self.results)
+        return Part(first, made), Part(rest, self.results)
 
     def run(self, slots: list[Any], rows: int) -> list[Tensor]:
         """Apply the ops with this many rows; fills slots."""
